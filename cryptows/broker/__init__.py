@@ -1,0 +1,1 @@
+"""Decisions; the time is an argument."""

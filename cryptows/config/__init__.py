@@ -1,0 +1,1 @@
+"""Settings: TOML, environment and flags become one frozen object."""

@@ -1,0 +1,1 @@
+"""The floor below all: what the daemon talks about."""

@@ -1,0 +1,1 @@
+"""One module for each task of the nursery."""
