@@ -14,7 +14,7 @@ import attrs
 from cryptows.model.channel import ChannelTable
 from cryptows.model.event import EventType
 
-KIB, MIB, MINUTE, HOUR, DAY = 1 << 10, 1 << 20, 60.0, 3600.0, 86400.0
+KIB, MIB, GIB, MINUTE, HOUR, DAY = 1 << 10, 1 << 20, 1 << 30, 60.0, 3600.0, 86400.0
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -29,9 +29,11 @@ def setting(
     secret: bool = False,
     live: bool = False,
 ) -> Any:
-    """Declare a setting. `kind`: plain, duration, size, mode (octal), networks, addresses, secret.
+    """Declare a setting. `kind`: plain, duration, size, mode (octal), networks, addresses,
+    origins, path (in a file: relative to the folder of the main config file).
 
     `live` settings take effect on reload, the others at the next start.
+    `min` of a list is its least length.
     """
     metadata = {
         "doc": doc, "kind": kind, "min": min, "max": max,
@@ -44,11 +46,15 @@ def setting(
 class Server:
     listen: tuple[str, ...] = setting(
         ("127.0.0.1:3000",), "addresses, host:port or unix:PATH; TLS ends in the proxy in front",
-        kind="addresses",
+        kind="addresses", min=1,
     )  # fmt: skip
-    state_dir: str = setting("/var/lib/cryptows", "where the store and the revocations live")
+    state_dir: str = setting(
+        "/var/lib/cryptows", "where the store and the revocations live", kind="path"
+    )
     control_socket: str = setting(
-        "/run/cryptows/private/control.sock", "where status, reload and drain ask the daemon"
+        "/run/cryptows/private/control.sock",
+        "where status, reload and drain ask the daemon",
+        kind="path",
     )
     drain: float = setting(
         20.0, "how long goodbyes may take at a stop; keep it below systemd's TimeoutStopSec",
@@ -69,7 +75,7 @@ class Server:
 
 @attrs.frozen
 class Feed:
-    socket: str = setting("/run/cryptows/feed.sock", "where producers write events")
+    socket: str = setting("/run/cryptows/feed.sock", "where producers write events", kind="path")
     mode: int = setting(0o660, "permissions of the socket file", kind="mode")
     group: str = setting("", "group of the socket file; empty: the daemon's own")
     allow_users: tuple[str, ...] = setting(
@@ -93,12 +99,16 @@ class Feed:
 @attrs.frozen
 class Auth:
     secret: str = setting(
-        "", "the key itself; better a file, as this one shows up in backups", secret=True
+        "", "the key itself; better a file, as this one shows up in backups", secret=True, live=True
     )
-    secret_file: str = setting("", "a file with the key, or credential:NAME of systemd")
-    previous_secret_file: str = setting("", "the key before, still accepted while clients move over")
+    secret_file: str = setting(
+        "", "a file with the key, or credential:NAME of systemd", kind="path", live=True
+    )
+    previous_secret_file: str = setting(
+        "", "the key before, still accepted while clients move over", kind="path", live=True
+    )
     algorithms: tuple[str, ...] = setting(
-        ("HS256",), "accepted signatures", choices=("HS256", "HS384", "HS512")
+        ("HS256",), "accepted signatures", min=1, choices=("HS256", "HS384", "HS512")
     )
     audience: str = setting("", "required `aud` claim; empty: not checked", live=True)
     issuer: str = setting("", "required `iss` claim; empty: not checked", live=True)
@@ -108,8 +118,9 @@ class Auth:
     )  # fmt: skip
     anonymous: bool = setting(True, "whether clients without a token may connect", live=True)
     user_claims: tuple[str, ...] = setting(
-        ("sub", "userId", "id"), "claims that may hold the user id, first found wins", live=True
-    )
+        ("sub", "userId", "id"), "claims that may hold the user id, first found wins",
+        min=1, live=True,
+    )  # fmt: skip
     role_claim: str = setting("role", "the claim that holds the role", live=True)
     query_token: bool = setting(
         False, "whether ?token= is read; URLs end up in logs of proxies and browsers", live=True
@@ -126,7 +137,10 @@ class Auth:
 @attrs.frozen
 class Cors:
     origins: tuple[str, ...] = setting(
-        ("http://localhost:3000",), "origins of pages that may connect; * for all", live=True
+        ("http://localhost:3000",),
+        "origins of pages that may connect; * for all",
+        kind="origins",
+        live=True,
     )
     credentials: bool = setting(True, "whether browsers may send cookies along", live=True)
 
@@ -155,9 +169,7 @@ class Limits:
     accept_rate: int = setting(
         500, "new connections a second; more wait in the backlog", min=1, max=100_000, live=True
     )
-    subscriptions: int = setting(
-        128, "subscriptions of one client", min=1, max=100_000, live=True
-    )
+    subscriptions: int = setting(128, "subscriptions of one client", min=1, max=100_000, live=True)
     message: int = setting(
         64 * KIB, "the longest message of a client", kind="size", min=256, max=16 * MIB
     )
@@ -173,12 +185,8 @@ class Limits:
 
 @attrs.frozen
 class Heartbeat:
-    interval: float = setting(
-        25.0, "between two pings", kind="duration", min=0.05, max=HOUR
-    )
-    timeout: float = setting(
-        20.0, "how long a pong may take", kind="duration", min=0.05, max=HOUR
-    )
+    interval: float = setting(25.0, "between two pings", kind="duration", min=0.05, max=HOUR)
+    timeout: float = setting(20.0, "how long a pong may take", kind="duration", min=0.05, max=HOUR)
 
 
 @attrs.frozen
@@ -215,20 +223,20 @@ class Recovery:
 @attrs.frozen
 class Store:
     synchronous: str = setting(
-        "normal", "SQLite's synchronous: normal survives a crash of the daemon, full one of the machine",
+        "normal", "SQLite's synchronous: normal survives a crash of the daemon, full one of Linux",
         choices=("normal", "full"),
     )  # fmt: skip
     keep: float = setting(
         7 * DAY, "how long durable events are kept", kind="duration", min=60, max=3650 * DAY
     )
-    keep_events: int = setting(
-        10_000, "durable events kept per channel", min=1, max=10_000_000
-    )
+    keep_events: int = setting(10_000, "durable events kept per channel", min=1, max=10_000_000)
     timeout: float = setting(
         2.0, "how long a commit may take before the store counts as failed",
         kind="duration", min=0.05, max=60,
     )  # fmt: skip
-    failures: int = setting(3, "failed commits in a row that open the circuit breaker", min=1, max=100)
+    failures: int = setting(
+        3, "failed commits in a row that open the circuit breaker", min=1, max=100
+    )
     retry: float = setting(
         1.0, "the breaker's first pause; doubles up to retry_max", kind="duration", min=0.05, max=60
     )
