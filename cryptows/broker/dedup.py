@@ -1,0 +1,38 @@
+"""Event ids that were seen lately: a second event with the same id is acknowledged, not sent again.
+
+Bounded in time (`feed.dedup`) and number (`feed.dedup_ids`); beyond either the oldest id is
+forgotten, and an event that repeats it counts as new.
+"""
+
+from __future__ import annotations
+
+import attrs
+
+
+@attrs.define
+class Dedup:
+    """Seen ids and the offset each event got. Times are Unix ms."""
+
+    window_ms: int
+    capacity: int
+    _seen: dict[str, tuple[int, bytes | None]] = attrs.field(factory=dict, init=False)
+
+    def find(self, id_: str, now_ms: int) -> tuple[bytes | None] | None:
+        """Return the offset of an id that was seen within the window, in a tuple; else None."""
+        seen = self._seen.get(id_)
+        if seen is None or now_ms - seen[0] >= self.window_ms:
+            return None
+        return (seen[1],)
+
+    def add(self, id_: str, offset: bytes | None, now_ms: int) -> None:
+        """Remember an id."""
+        self._seen.pop(id_, None)  # so that the dict stays in order of time
+        self._seen[id_] = (now_ms, offset)
+        while self._seen:
+            oldest = next(iter(self._seen))
+            if len(self._seen) <= self.capacity and now_ms - self._seen[oldest][0] < self.window_ms:
+                break
+            del self._seen[oldest]
+
+    def __len__(self) -> int:
+        return len(self._seen)

@@ -1,0 +1,192 @@
+"""The journal: every event on a channel gets a number, and the latest ones are kept.
+
+`n` is the position in the daemon as a whole, which clients recover by; `seq` counts within a stream
+(channel and symbol) and shows gaps. Each channel keeps a ring bounded in events, bytes and age, each
+stream its last value for snapshots. What must survive a restart is the store's.
+
+Numbers only grow in the order of delivery. Records on their way to the disk are delivered after
+their commit, so they take numbers from a reserved range ahead, and what is delivered meanwhile
+stays below it: a client that has seen `n` has been sent everything up to `n`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import attrs
+
+from cryptows.model.channel import ChannelClass, History, Pattern
+from cryptows.model.errors import BadEvent
+from cryptows.model.event import Event, Record
+from cryptows.wire import envelope
+
+# Numbers left for undurable records while one commit is under way: far more than are published in
+# the longest one (60 000 a second for 2 s); 2**53 would be reached after ten years at 100 commits/s.
+GAP = 1 << 18
+
+
+@attrs.define
+class Stream:
+    """One stream of a channel: its counter and its last record."""
+
+    rules: ChannelClass
+    seq: int = 0
+    last: Record | None = None
+    price: float | None = None  # the last one seen, on `price_updates`
+    heard: float = 0.0  # when its last event came in, on the dispatcher's clock
+
+
+@attrs.define
+class Ring:
+    """The latest records of one channel."""
+
+    limit: History
+    records: deque[Record] = attrs.field(factory=deque, init=False)
+    bytes: int = attrs.field(default=0, init=False)
+    lost: int = attrs.field(default=0, init=False)  # the highest n that is no longer here
+
+    def add(self, record: Record) -> None:
+        """Append a record and drop what is over the bounds."""
+        self.records.append(record)
+        self.bytes += len(record.envelope)
+        limit = self.limit
+        while len(self.records) > limit.events or self.bytes > limit.bytes:
+            self._drop()
+
+    def expire(self, now_ms: int) -> None:
+        """Drop what is older than the age bound."""
+        oldest = now_ms - int(self.limit.age * 1000)
+        while self.records and self.records[0].timestamp < oldest:
+            self._drop()
+
+    def _drop(self) -> None:
+        record = self.records.popleft()
+        self.bytes -= len(record.envelope)
+        self.lost = record.n
+
+    def since(self, n: int) -> list[Record]:
+        """Return the records after position `n`, oldest first."""
+        newest = itertools.takewhile(lambda r: r.n > n, reversed(self.records))
+        return list(newest)[::-1]
+
+
+@attrs.define
+class Journal:
+    """All numbers, rings and last values. `max_streams` bounds what producers can make it hold."""
+
+    epoch: str
+    max_streams: int
+    n: int = 0  # the position of the last delivered record
+    started_at: int = attrs.field(init=False)  # nothing before this position is in the rings
+    streams: dict[tuple[str, str | None], Stream] = attrs.field(factory=dict, init=False)
+    _channels: dict[str, set[str | None]] = attrs.field(factory=dict, init=False)
+    rings: dict[str, Ring] = attrs.field(factory=dict, init=False)
+    _ceiling: int | None = attrs.field(default=None, init=False)  # start of the reserved range
+
+    def __attrs_post_init__(self) -> None:
+        self.started_at = self.n
+
+    def stream(self, rules: ChannelClass, channel: str, symbol: str | None) -> Stream:
+        """Return a stream, made at its first event; raise BadEvent when there are too many."""
+        key = (channel, symbol)
+        stream = self.streams.get(key)
+        if stream is None:
+            if len(self.streams) >= self.max_streams:
+                text = f"data.symbol: {len(self.streams)} streams exist, limits.streams allows no more"
+                raise BadEvent("too_many_streams", text)
+            stream = self.streams[key] = Stream(rules)
+            self._channels.setdefault(channel, set()).add(symbol)
+        return stream
+
+    @property
+    def full(self) -> bool:
+        """Whether no number is left below the reserved range; `settle` makes room."""
+        return self._ceiling is not None and self.n + 1 >= self._ceiling
+
+    @property
+    def offset(self) -> bytes:
+        """The position of the last delivered record as `<epoch>.<n>`."""
+        return self.offset_of(self.n)
+
+    def offset_of(self, n: int) -> bytes:
+        """A position as clients see it."""
+        return b"%b.%d" % (self.epoch.encode(), n)
+
+    def number(
+        self,
+        stream: Stream,
+        channel: str,
+        event: Event,
+        n: int,
+        conflated: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Make the record of an event at position `n`, with the next `seq` of its stream."""
+        stream.seq += 1
+        offset = b"%b.%d" % (self.epoch.encode(), n)
+        text = envelope.event(
+            event.type, channel, event.data, event.timestamp, stream.seq, offset, conflated
+        )
+        return Record(
+            n, stream.seq, channel, event.symbol, stream.rules.lane, event.timestamp, text, offset
+        )
+
+    def append(self, stream: Stream, record: Record) -> None:
+        """Keep a record that is being delivered: in its ring, and as its stream's last value."""
+        self.n = record.n
+        rules = stream.rules
+        if rules.snapshot:
+            stream.last = record
+        if rules.history.events:
+            ring = self.rings.get(record.channel)
+            if ring is None:
+                ring = self.rings[record.channel] = Ring(rules.history)
+                ring.lost = self.started_at
+            ring.add(record)
+
+    def reserve(self) -> int:
+        """Set numbers apart for records that are delivered later; returns the first of them."""
+        assert self._ceiling is None, "one commit at a time"
+        self._ceiling = self.n + GAP
+        return self._ceiling
+
+    def settle(self) -> None:
+        """The reserved numbers are being delivered now."""
+        self._ceiling = None
+
+    def snapshot(self, patterns: Iterable[Pattern]) -> list[Record]:
+        """Return the last value of each stream that the patterns cover, in order of position."""
+        found: dict[int, Record] = {}
+        for pattern in patterns:
+            for symbol in self._symbols(pattern):
+                last = self.streams[pattern.channel, symbol].last
+                if last is not None:
+                    found[last.n] = last
+        return [found[n] for n in sorted(found)]
+
+    def since(self, patterns: Iterable[Pattern], n: int) -> list[Record]:
+        """Return the kept records after position `n` that the patterns cover, in order."""
+        found: dict[int, Record] = {}
+        for pattern in patterns:
+            ring = self.rings.get(pattern.channel)
+            if ring is not None:
+                found |= {r.n: r for r in ring.since(n) if pattern.matches(r.symbol)}
+        return [found[n] for n in sorted(found)]
+
+    def lost(self, channel: str) -> int:
+        """The highest position of a channel that is no longer kept."""
+        ring = self.rings.get(channel)
+        return self.started_at if ring is None else ring.lost
+
+    def expire(self, now_ms: int) -> None:
+        """Drop records over the age bounds (the stats task calls it now and then)."""
+        for ring in self.rings.values():
+            ring.expire(now_ms)
+
+    def _symbols(self, pattern: Pattern) -> list[str | None]:
+        known = self._channels.get(pattern.channel, set())
+        if pattern.symbol is not None and not pattern.is_glob:
+            return [pattern.symbol] if pattern.symbol in known else []
+        return [s for s in known if pattern.matches(s)]

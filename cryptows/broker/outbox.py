@@ -1,0 +1,195 @@
+"""What waits for one client that is behind, in two lanes, never more than its bounds.
+
+A client that keeps up has no outbox: the dispatcher writes to its socket and that is all. Once a
+write comes back short, the rest waits here. The *private* lane (user channels, answers) loses
+nothing. In the *market* lane a newer event of a stream replaces the older one, and what was skipped
+is told before the next. Control frames overtake both, but never cut into a frame.
+
+What is sent next is settled in rounds: a round takes all that waits, in the order it came, and goes
+out unchanged while newer events gather behind it. So offsets only grow on the wire, which recovery
+relies on, and a stream that quotes without pause is not put off for ever by its own next event.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+import attrs
+
+from cryptows.model.channel import Lane
+from cryptows.model.errors import Refusal
+from cryptows.model.event import Record
+from cryptows.wire import envelope
+from cryptows.wire.envelope import Packet, Wire
+
+TOO_SLOW = 4008
+MAX_CONTROL = 8  # frames; RFC 6455 5.5.3: only the latest ping needs an answer
+
+
+@attrs.define
+class _Waiting:
+    """A queued record or packet, since when, and how many bytes it takes."""
+
+    order: int
+    since: float
+    size: int
+    item: Record | Packet
+    first_skipped: int = 0  # the first `seq` that this record replaced; 0: none
+
+
+@attrs.define
+class Outbox:
+    """The outbox of one client. Times are seconds of any steady clock."""
+
+    wire: Wire
+    max_bytes: int
+    max_lag: float
+    skipped: int = 0  # events replaced so far, for the client's heartbeat
+    size: int = attrs.field(default=0, init=False)
+    _order: int = attrs.field(default=0, init=False)
+    _writing: bytes = attrs.field(default=b"", init=False)  # what the socket has part of
+    _writing_since: float = attrs.field(default=0.0, init=False)
+    _control: deque[bytes] = attrs.field(
+        factory=lambda: deque(maxlen=MAX_CONTROL), init=False
+    )
+    _round: deque[_Waiting] = attrs.field(factory=deque, init=False)
+    _private: list[_Waiting] = attrs.field(factory=list, init=False)
+    _market: dict[tuple[str, str | None], _Waiting] = attrs.field(factory=dict, init=False)
+
+    def __bool__(self) -> bool:
+        return bool(
+            self._writing or self._control or self._round or self._private or self._market
+        )
+
+    def put(self, item: Record | Packet, now: float) -> None:
+        """Queue a record or a packet; raise Refusal(4008) when the client is too far behind."""
+        record = isinstance(item, Record)
+        data = self.wire.record(item) if record else self.wire.packet(item)  # type: ignore[arg-type]
+        self._order += 1
+        waiting = _Waiting(self._order, now, len(data), item)
+        if isinstance(item, Record) and item.lane is Lane.MARKET:
+            older = self._market.pop(item.stream, None)
+            if older is not None:
+                assert isinstance(older.item, Record)
+                waiting.first_skipped = older.first_skipped or older.item.seq
+                self.size -= older.size
+                self.skipped += 1
+            self._market[item.stream] = waiting
+        else:
+            self._private.append(waiting)
+        self.size += waiting.size
+        self.check(now)
+
+    def put_control(self, frame: bytes) -> None:
+        """Queue a whole control frame ahead of everything but the frame being written."""
+        self._control.append(frame)
+
+    def put_rest(self, items: list[Record] | list[Packet], sent: int, now: float) -> None:
+        """Queue what a short write of these items in one piece left over; raises like `put`."""
+        rest = iter(items)
+        for item in rest:
+            data = (
+                self.wire.record(item) if isinstance(item, Record) else self.wire.packet(item)
+            )
+            if sent < len(data):
+                if sent:
+                    self._start(data[sent:], now)
+                else:
+                    self.put(item, now)
+                break
+            sent -= len(data)
+        for item in rest:
+            self.put(item, now)
+
+    def put_bytes(self, rest: bytes, now: float) -> None:
+        """Queue the end of a frame whose beginning the socket has."""
+        self._start(rest, now)
+        self.check(now)
+
+    def _start(self, rest: bytes, now: float) -> None:
+        assert not self._writing
+        self._writing, self._writing_since = rest, now
+        self.size += len(rest)
+
+    def check(self, now: float) -> None:
+        """Raise Refusal(4008) when more waits, or older, than is allowed."""
+        if self.size > self.max_bytes:
+            behind = f"{self.size / (1 << 20):.1f} MiB behind"
+        elif (lag := self.lag(now)) > self.max_lag:
+            behind = f"{lag:.1f} s behind"
+        else:
+            return
+        raise Refusal(TOO_SLOW, f"too slow, {behind}; come back", come_back=True)
+
+    def lag(self, now: float) -> float:
+        """The age in seconds of the oldest byte that waits."""
+        if self._writing:
+            return now - self._writing_since
+        if self._round:
+            return now - self._round[0].since
+        oldest = [w.since for w in self._private[:1]]
+        oldest += [w.since for w in self._market.values()]
+        return now - min(oldest, default=now)
+
+    def next_bytes(self, limit: int, now: float, now_ms: int) -> bytes:
+        """Return what to write next, about `limit` bytes; `wrote` says how much went out."""
+        if not self._writing:
+            self._writing_since = now
+            parts = [*self._control]
+            self._control.clear()
+            parts += [p for part in self._take(limit, 1 << 30, now_ms) for p in part]
+            self._writing = b"".join(parts)
+            self.size += len(self._writing)
+        return self._writing
+
+    def wrote(self, count: int) -> None:
+        """Note that the socket took the first `count` bytes of what `next_bytes` returned."""
+        self._writing = self._writing[count:]
+        self.size -= count
+
+    def next_packets(self, limit: int, most: int, now_ms: int) -> list[bytes]:
+        """Return up to `most` whole packets of about `limit` bytes, and forget them (polling)."""
+        packets: list[bytes] = [*self._control]
+        self._control.clear()
+        for group in self._take(limit, most - len(packets), now_ms):
+            packets += group
+        return packets
+
+    def _take(self, limit: int, most: int, now_ms: int) -> list[list[bytes]]:
+        """Take items off the round, opening a new one when it has ended."""
+        taken: list[list[bytes]] = []
+        size = count = 0
+        while size < limit and count < most:
+            if not self._round and not self._open_round():
+                break
+            if self._round[0].first_skipped and count + 2 > most and taken:
+                break
+            waiting = self._round.popleft()
+            if not taken:
+                self._writing_since = waiting.since
+            group = self._encode(waiting, now_ms)
+            taken.append(group)
+            self.size -= waiting.size
+            size += sum(map(len, group))
+            count += len(group)
+        return taken
+
+    def _open_round(self) -> bool:
+        """Settle all that waits, in the order it came, as what is sent next."""
+        waiting = self._private + list(self._market.values())
+        waiting.sort(key=lambda w: w.order)
+        self._round.extend(waiting)
+        self._private.clear()
+        self._market.clear()
+        return bool(self._round)
+
+    def _encode(self, waiting: _Waiting, now_ms: int) -> list[bytes]:
+        item = waiting.item
+        if isinstance(item, Packet):
+            return [self.wire.packet(item)]
+        if not waiting.first_skipped:
+            return [self.wire.record(item)]
+        told = envelope.skipped(
+            item.channel, item.symbol, waiting.first_skipped, item.seq - 1, "slow", now_ms
+        )
+        return [self.wire.packet(self.wire.message(told)), self.wire.record(item)]
