@@ -33,6 +33,7 @@ MAX_CACHED = 4096  # verified tokens; the oldest is forgotten first and costs a 
 COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
 # A token without a role is a user's; one cannot claim to be anonymous.
 ROLES = {role.value: role for role in (Role.USER, Role.ADMIN, Role.SUPER_ADMIN)}
+CLAIMS = msgspec.json.Decoder(dict[str, Any])
 HASHES = {
     "HS256": HMACAlgorithm.SHA256,
     "HS384": HMACAlgorithm.SHA384,
@@ -61,8 +62,14 @@ ANONYMOUS = Identity(None, Role.ANONYMOUS)
 
 
 class _Hmac(HMACAlgorithm):
+    """An HMAC whose key was judged once, when the config was read, not with every token."""
+
+    def prepare_key(self, key: str | bytes) -> bytes:
+        """Return the key as it is."""
+        return key.encode() if isinstance(key, str) else key
+
     def check_key_length(self, key: bytes) -> None:
-        """Say nothing: whether a short key is acceptable is `auth.insecure_short_key`'s matter."""
+        """Say nothing: whether a short key will do is for `auth.insecure_short_key` to say."""
 
 
 @attrs.frozen
@@ -147,20 +154,24 @@ class Verifier:
         )
 
     def _claims(self, token: str) -> dict[str, Any]:
+        try:
+            claims: dict[str, Any] = CLAIMS.decode(self._payload(token))
+        except jwt.InvalidAlgorithmError:
+            accepted = _any_of(self._settings.algorithms)
+            raise _refused(f"jwt algorithm not accepted; use {accepted}") from None
+        except jwt.InvalidTokenError:
+            raise _refused("jwt malformed: unreadable header or payload") from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise _refused("jwt malformed: the payload is not a JSON object") from None
+        return claims
+
+    def _payload(self, token: str) -> bytes:
         for key in self._keys:
             try:
-                payload = self._jws.decode(token, key, algorithms=self._settings.algorithms)
-                return msgspec.json.decode(payload, type=dict[str, Any])
+                payload: bytes = self._jws.decode(token, key, self._settings.algorithms)
+                return payload
             except jwt.InvalidSignatureError:
                 continue  # perhaps it is of the key before
-            except jwt.InvalidAlgorithmError:
-                raise _refused(
-                    f"jwt algorithm not accepted; use {_any_of(self._settings.algorithms)}"
-                )
-            except jwt.InvalidTokenError:
-                raise _refused("jwt malformed: unreadable header or payload")
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                raise _refused("jwt malformed: the payload is not a JSON object")
         raise _refused("jwt signature does not match")
 
     def _check_addressee(self, claims: Mapping[str, Any]) -> None:
