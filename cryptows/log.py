@@ -30,9 +30,9 @@ from cryptows.redact import redact, redact_text, redact_trace
 
 EventDict = MutableMapping[str, Any]
 
-LEVELS = {"debug": 10, "info": 20, "notice": 25, "warning": 30, "error": 40, "critical": 50}
-PRIORITIES = {"debug": 7, "info": 6, "notice": 5, "warning": 4, "error": 3, "critical": 2}
-COLOURS = {"debug": 2, "info": 32, "notice": 36, "warning": 33, "error": 31, "critical": 35}
+LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+COLOURS = {"debug": 2, "info": 32, "warning": 33, "error": 31, "critical": 35}
 
 MAX_LINE = 45_000  # bytes; journald cuts at 48 KiB (LineMax), and the rest has no priority
 REPEATS = 5  # lines of one phrase at warning or above ...
@@ -88,11 +88,6 @@ class Logger(structlog.BoundLoggerBase):
     def info(self, event: str, **keys: Any) -> None:
         if _output.level <= 20:
             self._proxy_to_logger("info", event, **keys)
-
-    def notice(self, event: str, **keys: Any) -> None:
-        """Normal but rare, worth finding by `journalctl -p notice`: started, reloaded, drained."""
-        if _output.level <= 25:
-            self._proxy_to_logger("notice", event, **keys)
 
     def warning(self, event: str, **keys: Any) -> None:
         if _output.level <= 30:

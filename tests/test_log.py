@@ -75,7 +75,6 @@ def test_lines_below_the_level_are_not_written_and_the_level_can_change():
 
     log.debug("no")
     log.info("no")
-    log.notice("no")
     log.warning("yes")
     logs.set_level("debug")
     log.debug("yes")

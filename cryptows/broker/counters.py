@@ -1,8 +1,8 @@
 """What happened since the start, as plain integers.
 
 The hot path adds to an attribute and nothing more; `tasks/stats.py` reads the attributes when
-somebody scrapes. Gauges (how many are connected now, how much waits) are not here: they are read
-from the objects that hold the truth, so that they cannot drift from it.
+somebody scrapes. What is the case now (how many are connected, how much waits) is not counted up
+and down: `Gauges` are filled from the objects that hold the truth, so they cannot drift from it.
 
 Everything that becomes a label is bounded: a client may close with any of thousands of codes and
 a label must never grow with what clients send.
@@ -11,7 +11,7 @@ a label must never grow with what clients send.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -126,6 +126,29 @@ class Counters:
     def feed_failed(self, code: str) -> None:
         """Count a feed line that was answered with an error of that code."""
         _tally(self.feed_errors, code)
+
+
+@attrs.frozen(kw_only=True)
+class Gauges:
+    """What is the case at the moment somebody asks; the hub makes one for each answer."""
+
+    connections: Mapping[str, int] = attrs.field(factory=dict)  # by transport, of all sessions
+    authenticated: int = 0  # sessions with a token
+    subscribers: Mapping[str, int] = attrs.field(factory=dict)  # by channel: its clients
+    subscriptions: int = 0  # patterns of all clients
+    streams: int = 0  # (channel, symbol) pairs that have a `seq`
+    throttlers: int = 0  # streams whose throttle is in force
+    cached: int = 0  # last values kept for snapshots
+    producers: int = 0  # feed connections
+    queued_events: int = 0  # accepted and not yet dispatched
+    slow_clients: int = 0  # those that are behind
+    outbox_bytes: int = 0  # what waits for them
+    banned: int = 0  # users and addresses
+
+    @property
+    def clients(self) -> int:
+        """All sessions."""
+        return sum(self.connections.values())
 
 
 def _tally(counts: dict[str, int], key: str) -> None:
