@@ -24,7 +24,7 @@ FLOORS = (
     ("wire",),
     ("broker",),
     ("store",),
-    ("tasks", "log", "redact", "notify"),
+    ("tasks", "log", "redact", "notify", "files"),
     ("daemon",),
     ("cli", "__main__"),
 )

@@ -8,13 +8,16 @@ wants it sets `lane = "market"` and says thereby that only the newest counts.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
 import attrs
 
 from cryptows.config.declared import CHANNEL_RULES
+from cryptows.config.units import format_duration
+from cryptows.config.values import expected
 from cryptows.model.channel import (
     NAME,
     USER_ID,
@@ -33,7 +36,16 @@ MARKET_HISTORY = History(events=10_000, bytes=8 * MIB, age=600.0)
 USER_HISTORY = History(events=200, bytes=MIB // 8, age=600.0)
 
 Rules = Mapping[str, Any]  # rule ("throttle", "history.events") -> value
-Place = Callable[[str, str], str]  # (channel, rule) -> where it stands; "" for the channel itself
+
+
+class GivenChannels(Protocol):
+    """What the config says of channels, see `given.py`."""
+
+    channels: dict[str, dict[str, Any]]
+    broken: set[str]
+
+    def place(self, section: str, name: str, rule: str) -> str:
+        """Return where a rule stands."""
 
 
 def _market(name: str, access: Access, types: Iterable[str], **rules: Any) -> ChannelClass:
@@ -75,27 +87,33 @@ SEED_CHANNELS: tuple[ChannelClass, ...] = (
 
 
 def merge_channels(
-    given: Mapping[str, Rules], types: Mapping[str, EventType], place: Place
+    given: GivenChannels, types: Mapping[str, EventType]
 ) -> tuple[ChannelTable, list[str]]:
     """Return the channels of the seed with what the config says of them, and what is wrong."""
     merged = {channel.name: channel for channel in SEED_CHANNELS}
     problems: list[str] = []
-    for name, rules in given.items():
+    for name, rules in given.channels.items():
         channel = merged.get(name)
         if channel is None:
             wrong = wrong_name(name)
-            if wrong or "access" not in rules:
-                choices = ", ".join(f'"{choice}"' for choice in CHANNEL_RULES["access"].choices)
-                missing = f"channels.{name}.access is missing; expected one of {choices}"
-                problems.append(f"{place(name, '')}: {wrong or missing}")
+            if wrong is None and "access" not in rules:
+                choices = expected(CHANNEL_RULES["access"])
+                wrong = f"channels.{name}.access is missing; expected {choices}"
+            if wrong:
+                if f"channels.{name}" not in given.broken:
+                    problems.append(f"{given.place('channels', name, '')}: {wrong}")
                 continue
             channel = ChannelClass(name, Access(rules["access"]), Lane.PRIVATE, frozenset())
         merged[name] = apply_rules(channel, rules)
     for channel in merged.values():
-        for rule, problem in _contradictions(channel):
-            where = place(channel.name, rule)
-            problems.append(f"{where}: channels.{channel.name}{problem}")
-    problems += _overlaps(merged.values(), place)
+        found = [*_unknown_types(channel, types)]
+        if f"channels.{channel.name}" not in given.broken:
+            found += _contradictions(channel)
+        problems += (
+            f"{given.place('channels', channel.name, rule)}: channels.{channel.name}.{rule} {text}"
+            for rule, text in found
+        )
+    problems += _overlaps([*merged.values()], given)
     routed = _routed(types)
     classes = (
         attrs.evolve(c, types=c.types | routed.get(c.name, frozenset())) for c in merged.values()
@@ -134,45 +152,49 @@ def wrong_name(name: str) -> str | None:
 
 
 def _contradictions(channel: ChannelClass) -> Iterator[tuple[str, str]]:
-    """Return rules of one channel that do not go together: the rule to blame, and the text."""
+    """Return rules that do not go together: the rule to blame, and the text."""
     if channel.per_user != (channel.access is Access.USER):
         wanted = '"user" in a channel with {id}' if channel.per_user else "{id} in the name"
-        yield "access", f'.access is "{channel.access}"; expected {wanted}'
+        yield "access", f'is "{channel.access}"; expected {wanted}'
     if channel.lane is Lane.PRIVATE and channel.throttle > 0:
+        found = format_duration(channel.throttle)
         yield (
             "throttle",
-            (
-                '.throttle is set in lane "private", where nothing may be skipped; '
-                'expected 0s, or lane = "market"'
-            ),
+            f'is {found} in lane "private", where nothing is skipped; expected 0s or lane "market"',
         )
     if channel.lane is Lane.MARKET and channel.durable:
         yield (
             "durable",
-            (
-                '.durable is set in lane "market", where events are skipped; '
-                'expected false, or lane = "private"'
-            ),
+            'is true in lane "market", where events are skipped; expected false or lane "private"',
         )
 
 
-def _overlaps(channels: Iterable[ChannelClass], place: Place) -> Iterator[str]:
+def _unknown_types(
+    channel: ChannelClass, types: Mapping[str, EventType]
+) -> Iterator[tuple[str, str]]:
+    for name in sorted(channel.types - types.keys()):
+        close = difflib.get_close_matches(name, types, n=1)
+        guess = f"; did you mean {close[0]}?" if close else "; expected event types"
+        yield "types", f'has "{name}", which is no event type{guess}'
+
+
+def _overlaps(channels: Sequence[ChannelClass], given: GivenChannels) -> Iterator[str]:
     """Return channels whose names another one covers: one user could read another's."""
-    singles = [c.name for c in channels if not c.per_user]
-    families = [c.name for c in channels if c.per_user]
+    seed = {channel.name for channel in SEED_CHANNELS}
+    families = [channel.name for channel in channels if channel.per_user]
     for number, family in enumerate(families):
         prefix, _, suffix = family.partition("{id}")
         covered = re.compile(f"{re.escape(prefix)}{USER_ID.pattern}{re.escape(suffix)}", re.ASCII)
-        others = [name for name in singles if covered.fullmatch(name)]
+        others = [c.name for c in channels if not c.per_user and covered.fullmatch(c.name)]
         for other in families[:number]:
             before, _, after = other.partition("{id}")
             if _nested(prefix, before, str.startswith) and _nested(suffix, after, str.endswith):
                 others.append(other)
         for other in others:
-            seed = other in {c.name for c in SEED_CHANNELS}
+            place = given.place("channels", family if other in seed else other, "")
             yield (
-                f"{place(family if seed else other, '')}: channels {family} and {other} can have "
-                "the same name for some user; expected names that differ before or after {id}"
+                f"{place}: channels {family} and {other} have the same name for some user; "
+                "expected names that differ before or after {id}"
             )
 
 

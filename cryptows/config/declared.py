@@ -18,7 +18,8 @@ from cryptows.model.channel import Access, ChannelClass, History, Lane
 from cryptows.model.event import UserField
 
 Kind = Literal[
-    "text", "path", "integer", "boolean", "duration", "size", "mode", "network", "address", "origin",
+    "text", "path", "integer", "boolean", "duration", "size", "mode",
+    "network", "address", "origin",
 ]  # fmt: skip
 REQUIRED: Any = object()  # the default of a key that must be given
 
@@ -74,15 +75,16 @@ LISTS: dict[str, Kind] = {"addresses": "address", "networks": "network", "origin
 
 
 def _declare(section: str) -> list[Declared]:
-    cls = attrs.fields_dict(Settings)[section].default.__class__
+    cls: Any = type(attrs.fields_dict(Settings)[section].default)
     hints = typing.get_type_hints(cls)
-    found = []
+    found: list[Declared] = []
     for field in attrs.fields(cls):
         meta = dict(field.metadata)
-        kind, hint = meta.pop("kind"), hints[field.name]
+        kind: Any = meta.pop("kind")
+        hint = hints[field.name]
         many = typing.get_origin(hint) is tuple
         item = typing.get_args(hint)[0] if many else hint
-        kind = LISTS.get(kind, kind) if kind != "plain" else PLAIN[item]
+        kind = PLAIN[item] if kind == "plain" else LISTS.get(kind, kind)
         found.append(Declared(f"{section}.{field.name}", kind, field.default, many=many, **meta))
     return found
 

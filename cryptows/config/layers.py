@@ -2,14 +2,14 @@
 
 Later layers win: defaults, the main file, `conf.d/*.toml` by name, the environment, `--set`. An
 assignment keeps the place it came from, so that a wrong value is reported where a person has to
-mend it, even when a later layer overrides it. What the keys mean is decided in `load.py`.
+mend it, even when a later layer overrides it. What the keys mean is decided in `given.py`.
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -27,6 +27,7 @@ SEED_VARIABLES: dict[str, Path] = {
 }
 FLAG = "--set"
 KEY_PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([^.\"']+)")
+PLAIN_KEY = re.compile(r"[a-z_.{}]{1,80}", re.ASCII)
 AT_LINE = re.compile(r" ?\(at line (\d+), column (\d+)\)$")
 
 
@@ -45,6 +46,7 @@ class Assignment:
     path: Path
     value: Any
     place: str
+    layer: int  # the higher, the stronger
     text: bool = False  # from a variable or a flag: the type is not known yet
     raw: bool = False  # text that is never TOML: the seed's variables
 
@@ -60,9 +62,11 @@ class Layers:
 
     assignments: list[Assignment] = attrs.field(factory=list)
     problems: list[str] = attrs.field(factory=list)
+    _layer: int = 0
 
     def add_document(self, document: Document) -> None:
         """Add what a file says; a file that is no TOML is one problem."""
+        self._layer += 1
         try:
             text = document.content.decode("utf-8-sig")
         except UnicodeDecodeError as error:
@@ -74,6 +78,9 @@ class Layers:
         except tomllib.TOMLDecodeError as error:
             self.problems.append(f"{document.name}:{_syntax_error(str(error), text)}")
             return
+        except RecursionError:
+            self.problems.append(f"{document.name}:1: arrays or tables are nested too deep")
+            return
         lines = find_positions(text)
 
         def place(path: Path) -> str:
@@ -81,16 +88,18 @@ class Layers:
                 path = path[:-1]
             return f"{document.name}:{lines.get(path, 1)}"
 
-        self.assignments += [Assignment(p, v, place(p)) for p, v in spread((), data)]
+        self.assignments += [Assignment(p, v, place(p), self._layer) for p, v in spread((), data)]
 
     def add_environment(self, environ: Mapping[str, str], names: Callable[[Path], Path]) -> None:
         """Add what the variables say; `names` turns the parts of a variable into a key."""
+        self._layer += 1
         for variable, path in SEED_VARIABLES.items():
             if environ.get(variable):
                 place = f"environment {variable}"
                 self.assignments.append(
-                    Assignment(path, environ[variable], place, text=True, raw=True)
+                    Assignment(path, environ[variable], place, self._layer, text=True, raw=True)
                 )
+        self._layer += 1
         for variable in sorted(environ):
             if variable.startswith(PREFIX):
                 path = names(tuple(variable.removeprefix(PREFIX).split("__")))
@@ -98,11 +107,13 @@ class Layers:
 
     def add_sets(self, sets: Sequence[str]) -> None:
         """Add what `--set section.key=value` flags say."""
+        self._layer += 1
         for flag in sets:
             key, equals, text = flag.partition("=")
             path = split_key(key.strip())
             if not equals or not path:
-                shown = key if equals or len(key) < 40 else MASK
+                # Not all is quoted: a secret may stand here by mistake.
+                shown = key if PLAIN_KEY.fullmatch(key) else MASK
                 self.problems.append(f'{FLAG}: "{shown}" is not of the form section.key=value')
             else:
                 self._add_text(path, text.strip(), FLAG)
@@ -115,9 +126,11 @@ class Layers:
             except ValueError:
                 pass
         if isinstance(table, dict):
-            self.assignments += [Assignment(p, v, place) for p, v in spread(path, table)]
+            self.assignments += [
+                Assignment(p, v, place, self._layer) for p, v in spread(path, table)
+            ]
         else:
-            self.assignments.append(Assignment(path, text, place, text=True))
+            self.assignments.append(Assignment(path, text, place, self._layer, text=True))
 
 
 def spread(path: Path, value: Any) -> Iterator[tuple[Path, Any]]:
@@ -165,8 +178,3 @@ def _syntax_error(message: str, text: str) -> str:
     if found is None:
         return f"{text.count(chr(10)) + 1}: {message}"
     return f"{found[1]}: {message[: found.start()]} (column {found[2]})"
-
-
-def all_names(paths: Iterable[Path], section: str) -> list[str]:
-    """Return the names of a section's tables in the order in which they first appear."""
-    return list(dict.fromkeys(p[1] for p in paths if len(p) > 1 and p[0] == section))

@@ -45,7 +45,7 @@ def setting(
 @attrs.frozen
 class Server:
     listen: tuple[str, ...] = setting(
-        ("127.0.0.1:3000",), "addresses, host:port or unix:PATH; TLS ends in the proxy in front",
+        ("127.0.0.1:3000",), "addresses of the one HTTP port; TLS ends in the proxy in front",
         kind="addresses", min=1,
     )  # fmt: skip
     state_dir: str = setting(
@@ -79,9 +79,9 @@ class Feed:
     mode: int = setting(0o660, "permissions of the socket file", kind="mode")
     group: str = setting("", "group of the socket file; empty: the daemon's own")
     allow_users: tuple[str, ...] = setting(
-        (), "names or uids that may feed; with allow_groups empty too: whoever may open the file"
+        (), "users (names or ids) that may feed; both lists empty: whoever may open the file"
     )
-    allow_groups: tuple[str, ...] = setting((), "names or gids that may feed")
+    allow_groups: tuple[str, ...] = setting((), "groups (names or ids) whose members may feed")
     dedup: float = setting(
         300.0, "how long a seen event id is remembered", kind="duration", min=0, max=DAY
     )
@@ -102,13 +102,16 @@ class Auth:
         "", "the key itself; better a file, as this one shows up in backups", secret=True, live=True
     )
     secret_file: str = setting(
-        "", "a file with the key, or credential:NAME of systemd", kind="path", live=True
+        "",
+        "file with the key, or credential:NAME for one of systemd's LoadCredential=",
+        kind="path",
+        live=True,
     )
     previous_secret_file: str = setting(
         "", "the key before, still accepted while clients move over", kind="path", live=True
     )
     algorithms: tuple[str, ...] = setting(
-        ("HS256",), "accepted signatures", min=1, choices=("HS256", "HS384", "HS512")
+        ("HS256",), "accepted signatures", min=1, choices=("HS256", "HS384", "HS512"), live=True
     )
     audience: str = setting("", "required `aud` claim; empty: not checked", live=True)
     issuer: str = setting("", "required `iss` claim; empty: not checked", live=True)
@@ -130,7 +133,9 @@ class Auth:
         kind="duration", min=0, max=HOUR, live=True,
     )  # fmt: skip
     insecure_short_key: bool = setting(
-        False, "accept a key that is shorter than its signature (32 bytes for HS256)"
+        False,
+        "whether to take a key that is shorter than its signature (32 bytes for HS256)",
+        live=True,
     )
 
 
@@ -138,7 +143,7 @@ class Auth:
 class Cors:
     origins: tuple[str, ...] = setting(
         ("http://localhost:3000",),
-        "origins of pages that may connect; * for all",
+        "origins of the pages that may connect; * for all",
         kind="origins",
         live=True,
     )
@@ -154,14 +159,20 @@ class Limits:
         60.0, "the window of requests", kind="duration", min=0.1, max=HOUR, live=True
     )
     strikes: int = setting(
-        3, "refused requests in a row of windows before a ban", min=1, max=1000, live=True
+        3, "how often the limit may be broken before a ban", min=1, max=1000, live=True
     )
     ban: float = setting(
         300.0, "how long user and address stay out", kind="duration", min=1, max=DAY, live=True
     )
-    connections: int = setting(10_000, "connections in all", min=1, max=1_000_000, live=True)
+    connections: int = setting(
+        10_000, "connections in all; further ones are refused", min=1, max=1_000_000, live=True
+    )
     connections_per_address: int = setting(
-        100, "connections of one address", min=1, max=1_000_000, live=True
+        100,
+        "connections of one address, as trusted_proxies report it",
+        min=1,
+        max=1_000_000,
+        live=True,
     )
     connections_per_user: int = setting(
         20, "connections of one user", min=1, max=1_000_000, live=True
@@ -171,7 +182,11 @@ class Limits:
     )
     subscriptions: int = setting(128, "subscriptions of one client", min=1, max=100_000, live=True)
     message: int = setting(
-        64 * KIB, "the longest message of a client", kind="size", min=256, max=16 * MIB
+        64 * KIB,
+        "the longest message of a client; a longer one closes it with 1009",
+        kind="size",
+        min=256,
+        max=16 * MIB,
     )
     anonymous_idle: float = setting(
         60.0, "how long a client may stay without a token and without a subscription",
@@ -185,8 +200,16 @@ class Limits:
 
 @attrs.frozen
 class Heartbeat:
-    interval: float = setting(25.0, "between two pings", kind="duration", min=0.05, max=HOUR)
-    timeout: float = setting(20.0, "how long a pong may take", kind="duration", min=0.05, max=HOUR)
+    interval: float = setting(
+        25.0,
+        "time between two pings of a client; shorter than what proxies in between forgive",
+        kind="duration",
+        min=0.05,
+        max=HOUR,
+    )
+    timeout: float = setting(
+        20.0, "how long a pong may take; then 4010", kind="duration", min=0.05, max=HOUR
+    )
 
 
 @attrs.frozen
@@ -223,7 +246,7 @@ class Recovery:
 @attrs.frozen
 class Store:
     synchronous: str = setting(
-        "normal", "SQLite's synchronous: normal survives a crash of the daemon, full one of Linux",
+        "normal", "what commits survive: normal a crash of the daemon, full also of the machine",
         choices=("normal", "full"),
     )  # fmt: skip
     keep: float = setting(
@@ -252,7 +275,7 @@ class Log:
         choices=("debug", "info", "warning", "error"), live=True,
     )  # fmt: skip
     format: str = setting(
-        "auto", "auto: text on a terminal, JSON with <N> under journald, JSON otherwise",
+        "auto", "form of a line; auto: text on a terminal, JSON with <N> under journald, else JSON",
         choices=("auto", "text", "json", "journald"),
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ import ipaddress
 import json
 import re
 import tomllib
+from collections.abc import Callable
 from typing import Any
 
 from cryptows.config.declared import REQUIRED, Declared
@@ -52,7 +53,10 @@ def read_text(declared: Declared, text: str) -> Any:
 
 def parse_toml_value(text: str) -> Any:
     """Return what TOML makes of the text as a value; raises ValueError if nothing."""
-    parsed = tomllib.loads(f"value = {text}")
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except RecursionError:
+        raise ValueError("nested too deep") from None
     if len(parsed) != 1:  # the text held a line break and further keys
         raise ValueError("more than one value")
     return parsed["value"]
@@ -86,11 +90,12 @@ def default_text(declared: Declared) -> str:
 
 def _expected_one(declared: Declared) -> str:
     if declared.choices:
-        return " or ".join(json.dumps(str(choice)) for choice in declared.choices)
+        *others, last = (json.dumps(str(choice)) for choice in declared.choices)
+        return f"{', '.join(others)} or {last}"
     match declared.kind:
         case "duration" | "size" | "integer":
-            write = {"duration": format_duration, "size": format_size}.get(declared.kind, str)
-            return f"{write(declared.min)} to {write(declared.max)}"  # type: ignore[operator]
+            write = WRITERS[declared.kind]
+            return f"{write(declared.min)} to {write(declared.max)}"
         case "boolean":
             return "true or false"
         case "mode":
@@ -212,7 +217,12 @@ def _read_origin(declared: Declared, raw: Any) -> str:
     return origin
 
 
-READERS = {
+WRITERS: dict[str, Callable[[Any], str]] = {
+    "duration": format_duration,
+    "size": format_size,
+    "integer": str,
+}
+READERS: dict[str, Callable[[Declared, Any], Any]] = {
     "text": _read_text,
     "path": _read_path,
     "integer": _read_integer,
