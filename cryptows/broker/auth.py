@@ -30,6 +30,7 @@ SUBPROTOCOL = "cryptows.v1"
 BEARER = "bearer."  # the prefix of the subprotocol that carries a token (browsers)
 MAX_TOKEN = 8192  # bytes; a real one has a few hundred, and each costs a base64 and a hash
 MAX_CACHED = 4096  # verified tokens; the oldest is forgotten first and costs a check again
+MAX_TIME = 2**53  # seconds; beyond it floats lose whole seconds, and 10**400 is none at all
 COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*", re.ASCII)
 # A token without a role is a user's; one cannot claim to be anonymous.
 ROLES = {role.value: role for role in (Role.USER, Role.ADMIN, Role.SUPER_ADMIN)}
@@ -262,7 +263,7 @@ def _time(claims: Mapping[str, Any], name: str) -> float | None:
     value = claims.get(name)
     if value is None:
         return None
-    if type(value) not in (int, float):
+    if type(value) not in (int, float) or not -MAX_TIME <= value <= MAX_TIME:
         raise _refused(f"jwt {name} is not a number of seconds")
     return float(value)
 
