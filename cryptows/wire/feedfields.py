@@ -72,7 +72,7 @@ def line_id(line: bytes) -> str | None:
 
 
 def check_text(line: bytes) -> None:
-    """Raise BadEvent if a line is no UTF-8, which a decoder sees only where it looks, or too deep."""
+    """Raise BadEvent if a line is too deep, or no UTF-8: decoders see that only where they look."""
     if line.startswith(codecs.BOM_UTF8):
         raise BadEvent("invalid_json", "not JSON: it starts with a byte order mark")
     try:
