@@ -117,7 +117,7 @@ class _Stream:
         except (OSError, ValueError):
             pass  # a log that cannot be written (full disk, closed pipe) must not end the daemon
 
-    debug = info = notice = warning = error = critical = msg
+    debug = info = warning = error = critical = msg
 
 
 def configure(
