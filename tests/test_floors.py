@@ -125,7 +125,7 @@ def test_a_module_keeps_to_its_floor(path: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "source", "wrong"),
     [
-        ("cryptows/model/a.py", "from cryptows.config.load import load", "from the floor of config"),
+        ("cryptows/model/a.py", "from cryptows.config import load", "from the floor of config"),
         ("cryptows/wire/a.py", "from cryptows import broker", "from the floor of broker"),
         ("cryptows/wire/a.py", "from ..broker import auth", "from the floor of broker"),
         ("cryptows/wire/a.py", "from .. import daemon", "from the floor of daemon"),
