@@ -24,7 +24,7 @@ FLOORS = (
     ("wire",),
     ("broker",),
     ("store",),
-    ("tasks", "log", "redact", "notify", "files"),
+    ("tasks", "log", "redact", "notify", "files", "control_client"),
     ("daemon",),
     ("cli", "__main__"),
 )
