@@ -20,6 +20,8 @@ from cryptows.config.values import MASK, parse_toml_value
 Path = tuple[str, ...]
 
 PREFIX = "CRYPTOWS_"
+# Belong to `cryptows tail` and to ./run, and may be in the environment of all other commands.
+NOT_SETTINGS = frozenset({"CRYPTOWS_TOKEN", "CRYPTOWS_VENV"})
 # What the system that cryptows replaces was configured by; weaker than CRYPTOWS_ names.
 SEED_VARIABLES: dict[str, Path] = {
     "JWT_SECRET": ("auth", "secret"),
@@ -101,7 +103,7 @@ class Layers:
                 )
         self._layer += 1
         for variable in sorted(environ):
-            if variable.startswith(PREFIX):
+            if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
                 path = names(tuple(variable.removeprefix(PREFIX).split("__")))
                 self._add_text(path, environ[variable], f"environment {variable}")
 
@@ -176,5 +178,6 @@ def _is_table(path: Path) -> bool:
 def _syntax_error(message: str, text: str) -> str:
     found = AT_LINE.search(message)
     if found is None:
-        return f"{text.count(chr(10)) + 1}: {message}"
+        last = text.rstrip().count("\n") + 1
+        return f"{last}: {message.replace(' (at end of document)', '')}, at the end of the file"
     return f"{found[1]}: {message[: found.start()]} (column {found[2]})"
