@@ -95,7 +95,9 @@ class Journal:
         stream = self.streams.get(key)
         if stream is None:
             if len(self.streams) >= self.max_streams:
-                text = f"data.symbol: {len(self.streams)} streams exist, limits.streams allows no more"
+                text = (
+                    f"data.symbol: {len(self.streams)} streams exist, limits.streams allows no more"
+                )
                 raise BadEvent("too_many_streams", text)
             stream = self.streams[key] = Stream(rules)
             self._channels.setdefault(channel, set()).add(symbol)
@@ -179,6 +181,11 @@ class Journal:
         """The highest position of a channel that is no longer kept."""
         ring = self.rings.get(channel)
         return self.started_at if ring is None else ring.lost
+
+    def heard(self, pattern: Pattern) -> float | None:
+        """When the newest event came in that a pattern covers; None if there was none."""
+        times = [self.streams[pattern.channel, s].heard for s in self._symbols(pattern)]
+        return max(times, default=None)
 
     def expire(self, now_ms: int) -> None:
         """Drop records over the age bounds (the stats task calls it now and then)."""

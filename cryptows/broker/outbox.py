@@ -13,6 +13,7 @@ relies on, and a stream that quotes without pause is not put off for ever by its
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 
 import attrs
 
@@ -49,24 +50,18 @@ class Outbox:
     _order: int = attrs.field(default=0, init=False)
     _writing: bytes = attrs.field(default=b"", init=False)  # what the socket has part of
     _writing_since: float = attrs.field(default=0.0, init=False)
-    _control: deque[bytes] = attrs.field(
-        factory=lambda: deque(maxlen=MAX_CONTROL), init=False
-    )
+    _control: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=MAX_CONTROL), init=False)
     _round: deque[_Waiting] = attrs.field(factory=deque, init=False)
     _private: list[_Waiting] = attrs.field(factory=list, init=False)
     _market: dict[tuple[str, str | None], _Waiting] = attrs.field(factory=dict, init=False)
 
     def __bool__(self) -> bool:
-        return bool(
-            self._writing or self._control or self._round or self._private or self._market
-        )
+        return bool(self._writing or self._control or self._round or self._private or self._market)
 
     def put(self, item: Record | Packet, now: float) -> None:
         """Queue a record or a packet; raise Refusal(4008) when the client is too far behind."""
-        record = isinstance(item, Record)
-        data = self.wire.record(item) if record else self.wire.packet(item)  # type: ignore[arg-type]
         self._order += 1
-        waiting = _Waiting(self._order, now, len(data), item)
+        waiting = _Waiting(self._order, now, len(self._bytes(item)), item)
         if isinstance(item, Record) and item.lane is Lane.MARKET:
             older = self._market.pop(item.stream, None)
             if older is not None:
@@ -84,13 +79,11 @@ class Outbox:
         """Queue a whole control frame ahead of everything but the frame being written."""
         self._control.append(frame)
 
-    def put_rest(self, items: list[Record] | list[Packet], sent: int, now: float) -> None:
+    def put_rest(self, items: Sequence[Record | Packet], sent: int, now: float) -> None:
         """Queue what a short write of these items in one piece left over; raises like `put`."""
         rest = iter(items)
         for item in rest:
-            data = (
-                self.wire.record(item) if isinstance(item, Record) else self.wire.packet(item)
-            )
+            data = self._bytes(item)
             if sent < len(data):
                 if sent:
                     self._start(data[sent:], now)
@@ -147,6 +140,13 @@ class Outbox:
         self._writing = self._writing[count:]
         self.size -= count
 
+    def drop_queued(self) -> None:
+        """Forget all but the frame being written and the control frames: the client is leaving."""
+        self._round.clear()
+        self._private.clear()
+        self._market.clear()
+        self.size = len(self._writing)
+
     def next_packets(self, limit: int, most: int, now_ms: int) -> list[bytes]:
         """Return up to `most` whole packets of about `limit` bytes, and forget them (polling)."""
         packets: list[bytes] = [*self._control]
@@ -173,6 +173,9 @@ class Outbox:
             size += sum(map(len, group))
             count += len(group)
         return taken
+
+    def _bytes(self, item: Record | Packet) -> bytes:
+        return self.wire.record(item) if isinstance(item, Record) else self.wire.packet(item)
 
     def _open_round(self) -> bool:
         """Settle all that waits, in the order it came, as what is sent next."""

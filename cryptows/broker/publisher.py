@@ -157,9 +157,7 @@ class Publisher:
         for rules, channel in targets:
             stream = self.journal.stream(rules, channel, event.symbol)
             if rules.throttle:
-                passes, conflated = self._throttle(rules).offer(
-                    (channel, event.symbol), event, now
-                )
+                passes, conflated = self._throttle(rules).offer((channel, event.symbol), event, now)
                 if not passes:
                     self.counters.throttled += 1
                     stream.heard = now
@@ -308,7 +306,10 @@ def _price_change(symbol: str | None, price: float, before: float | None) -> byt
         percent = round(change / before * 100, 6) if before else None
     return msgspec.json.encode(
         {
-            "symbol": symbol, "price": price, "previousPrice": before,
-            "change": change, "changePercent": percent,
+            "symbol": symbol,
+            "price": price,
+            "previousPrice": before,
+            "change": change,
+            "changePercent": percent,
         }  # fmt: skip
     )

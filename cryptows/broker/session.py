@@ -66,6 +66,8 @@ class Session:
     address: str
     patterns: frozenset[Pattern] = frozenset()
     state: State = State.ANONYMOUS
+    since: float = 0.0  # steady clock: connected, or last seen with a subscription
+    warned_of: float | None = None  # the end of a token that was announced
 
     def __attrs_post_init__(self) -> None:
         if self.identity.user_id is not None:

@@ -105,7 +105,9 @@ class Pattern:
             return True
         if symbol is None:
             return False
-        return glob(self.symbol).match(symbol) is not None if self.is_glob else symbol == self.symbol
+        return (
+            glob(self.symbol).match(symbol) is not None if self.is_glob else symbol == self.symbol
+        )
 
     def __str__(self) -> str:
         return self.channel if self.symbol is None else f"{self.channel}:{self.symbol}"

@@ -104,9 +104,7 @@ class SocketIoWebSocket(SocketIoPolling):
     def record(self, record: Record) -> bytes:
         frame = record.packet_frame
         if frame is None:
-            frame = record.packet_frame = text_frame(
-                socketio_event(record.envelope, record.offset)
-            )
+            frame = record.packet_frame = text_frame(socketio_event(record.envelope, record.offset))
         return frame
 
     def packet(self, packet: Packet) -> bytes:
@@ -140,7 +138,9 @@ def marked(envelope: bytes, mark: str) -> bytes:
     return b'%b,"%b":true}' % (envelope[:-1], mark.encode())
 
 
-def message(type_: str, data: Any, now_ms: int, id: Any = None, offset: bytes | None = None) -> bytes:
+def message(
+    type_: str, data: Any, now_ms: int, id: Any = None, offset: bytes | None = None
+) -> bytes:
     """Return the envelope of a message for one client; `id` echoes a request's."""
     fields: dict[str, Any] = {"type": type_, "data": data, "timestamp": now_ms}
     if id is not None:

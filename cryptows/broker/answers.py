@@ -1,0 +1,297 @@
+"""What each request does, and how it is answered: the same for both dialects.
+
+Every request is answered by one message that echoes its `id`; a bad channel in a subscription does
+not spoil the others. Nothing here waits: changes of subscriptions take place between two passes of
+the dispatcher, so that confirmation, snapshot and live events follow each other without a gap.
+Protocol sections 2, 4 and 5.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import attrs
+
+from cryptows.broker.auth import Identity, Verifier
+from cryptows.broker.counters import Counters
+from cryptows.broker.journal import Journal
+from cryptows.broker.limits import Bans, RequestLimiter, Verdict, client_key
+from cryptows.broker.outbox import Outbox
+from cryptows.broker.routes import Audience, Routes
+from cryptows.broker.session import Session
+from cryptows.config.settings import Settings
+from cryptows.model.channel import ChannelTable, Pattern
+from cryptows.model.errors import CryptowsError, Refusal, RequestError
+from cryptows.wire import envelope
+from cryptows.wire.requests import Request
+
+Texts = list[tuple[bytes, bytes | None]]  # envelopes with their offsets
+
+UNAUTHORIZED, EXPIRED, BANNED = 4001, 4002, 4029
+_ERROR_OF = {UNAUTHORIZED: "unauthorized", EXPIRED: "token_expired", BANNED: "rate_limited"}
+
+
+class Peer(Protocol):
+    """A client as the answers see it."""
+
+    session: Session
+    audience: Audience
+    outbox: Outbox | None
+    skipped: int
+
+    def message(self, text: bytes, offset: bytes | None = None) -> None:
+        """Send an envelope to this client."""
+        ...
+
+    def messages(self, texts: Texts) -> None:
+        """Send several envelopes in one write."""
+        ...
+
+    def end(self, refusal: Refusal) -> None:
+        """Say goodbye."""
+        ...
+
+    def seat_as(self, user_id: str | None) -> None:
+        """Count the connection as this user's; raises Full."""
+        ...
+
+
+class Desk(Protocol):
+    """What the answers need of the daemon."""
+
+    settings: Settings
+    verifier: Verifier
+    limiter: RequestLimiter
+    bans: Bans
+    journal: Journal
+    routes: Routes
+    counters: Counters
+
+    @property
+    def table(self) -> ChannelTable:
+        """The channels there are."""
+        ...
+
+    def between_passes(self, change: Callable[[], None]) -> None:
+        """Make a change to the routes now, or when the pass that is being written has ended."""
+        ...
+
+
+@attrs.define
+class Answers:
+    """The requests' counter. `now` is the steady clock in seconds, `now_ms` Unix time."""
+
+    desk: Desk
+
+    def handle(self, peer: Peer, request: Request, now: float, now_ms: int) -> None:
+        """Answer one request."""
+        if not self._within_limits(peer, request.id, now, now_ms):
+            return
+        try:
+            match request.type:
+                case "subscribe":
+                    self.desk.between_passes(lambda: self._subscribe(peer, request, now_ms))
+                case "unsubscribe":
+                    self.desk.between_passes(lambda: self._unsubscribe(peer, request, now_ms))
+                case "authenticate":
+                    self.desk.between_passes(lambda: self._authenticate(peer, request, now_ms))
+                case "list":
+                    self._list(peer, request, now_ms)
+                case "ping":
+                    peer.message(envelope.message("pong", {}, now_ms, request.id))
+                case _:
+                    raise RequestError("bad_request", f"{request.type}: not available")
+        except RequestError as error:
+            self._error(peer, error, request.id, now_ms)
+
+    def refuse(self, peer: Peer, error: RequestError, now: float, now_ms: int) -> None:
+        """Answer a request that could not be read; it counts like any other."""
+        id_ = error.extra.pop("id", None)
+        if self._within_limits(peer, id_, now, now_ms):
+            self._error(peer, error, id_, now_ms)
+
+    def welcome(self, peer: Peer, now_ms: int) -> None:
+        """Send the `connection` message, the first of every session."""
+        desk = self.desk
+        data = {
+            **peer.session.describe(),
+            "epoch": desk.journal.epoch,
+            "heartbeatInterval": int(desk.settings.heartbeat.interval * 1000),
+            "channels": peer.session.available(desk.table),
+        }
+        offset = desk.journal.offset
+        peer.message(envelope.message("connection", data, now_ms, offset=offset), offset)
+
+    def turn_away(self, peer: Peer, refusal: Refusal, now_ms: int) -> None:
+        """Tell a client why it is not welcome, and end it."""
+        code = _ERROR_OF.get(refusal.code, "forbidden")
+        extra = {}
+        if refusal.retry_after is not None:
+            extra["retryAfterMs"] = math.ceil(refusal.retry_after * 1000)
+        self._error(peer, RequestError(code, refusal.reason, extra), None, now_ms)
+        peer.end(refusal)
+
+    def heartbeat(self, peer: Peer, now: float, now_ms: int) -> bytes:
+        """Return the `heartbeat` envelope: this client's own lag, and how old its channels are."""
+        lag = 0.0 if peer.outbox is None else peer.outbox.lag(now)
+        skipped = peer.skipped + (0 if peer.outbox is None else peer.outbox.skipped)
+        ages = {}
+        for pattern in peer.session.patterns:
+            heard = self.desk.journal.heard(pattern)
+            ages[str(pattern)] = None if heard is None else int((now - heard) * 1000)
+        data = {"lagMs": int(lag * 1000), "skipped": skipped, "channels": ages}
+        return envelope.message("heartbeat", data, now_ms)
+
+    # limits
+
+    def _within_limits(self, peer: Peer, id_: Any, now: float, now_ms: int) -> bool:
+        """Count a request; answer the one that is too many, and ban who will not listen."""
+        desk, session = self.desk, peer.session
+        desk.counters.requests += 1
+        key = client_key(session.identity.user_id, session.address)
+        decision = desk.limiter.check(key, now)
+        if decision.verdict is Verdict.ALLOW:
+            return True
+        desk.counters.rate_limited += 1
+        limits = desk.settings.limits
+        if decision.verdict is Verdict.REFUSE:
+            text = f"more than {limits.requests} requests in {limits.window:g} s"
+            extra = {"retryAfterMs": decision.retry_after_ms}
+            self._error(peer, RequestError("rate_limited", text, extra), id_, now_ms)
+            return False
+        desk.counters.bans += 1
+        desk.bans.ban(session.identity.user_id, session.address, now)
+        reason = f"rate limit broken again and again; come back in {limits.ban:g} s"
+        refusal = Refusal(BANNED, reason, come_back=False, retry_after=limits.ban)
+        self.turn_away(peer, refusal, now_ms)
+        return False
+
+    def _error(self, peer: Peer, error: RequestError, id_: Any, now_ms: int) -> None:
+        self.desk.counters.request_failed(error.code)
+        peer.message(envelope.error(error.code, error.message, now_ms, id_, error.extra))
+
+    # requests
+
+    def _subscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
+        if not peer.session.open:
+            return
+        desk, session = self.desk, peer.session
+        assert request.channels is not None
+        outcome = session.subscribe(
+            request.channels, desk.table, desk.settings.limits.subscriptions
+        )
+        if not outcome.granted:
+            first = outcome.denied[0]
+            text = f"{first['channel']}: {first['message']}"
+            error = RequestError(first["code"], text, {"denied": outcome.denied})
+            self._error(peer, error, request.id, now_ms)
+            return
+        self._route(peer, outcome.patterns)
+        data = {"channels": [str(p) for p in outcome.granted], "denied": outcome.denied}
+        peer.message(envelope.message("subscription_confirmed", data, now_ms, request.id))
+
+    def _unsubscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
+        if not peer.session.open:
+            return
+        assert request.channels is not None
+        wanted = {Pattern.parse(text) for text in request.channels}
+        self._route(peer, peer.session.patterns - wanted)
+        data = {"channels": request.channels}
+        peer.message(envelope.message("unsubscription_confirmed", data, now_ms, request.id))
+
+    def _route(self, peer: Peer, patterns: frozenset[Pattern]) -> None:
+        peer.session.patterns = patterns
+        self.desk.routes.move(peer, patterns)
+
+    def _list(self, peer: Peer, request: Request, now_ms: int) -> None:
+        session = peer.session
+        data = {
+            "subscribed": sorted(str(p) for p in session.patterns),
+            "channels": session.available(self.desk.table),
+        }
+        peer.message(envelope.message("list", data, now_ms, request.id))
+
+    def _authenticate(self, peer: Peer, request: Request, now_ms: int) -> None:
+        session = peer.session
+        if not session.open:
+            return
+        assert request.token is not None
+        try:
+            identity = self.desk.verifier.verify(request.token, now_ms / 1000)
+            self._take_identity(peer, identity)
+        except (Refusal, CryptowsError) as error:
+            self._refuse_token(peer, error, request.id, now_ms)
+            return
+        data = {
+            **session.describe(),
+            "channels": session.available(self.desk.table),
+            "expiresAt": _in_ms(identity.expires_at),
+        }
+        peer.message(envelope.message("authenticated", data, now_ms, request.id))
+
+    def _take_identity(self, peer: Peer, identity: Identity) -> None:
+        peer.seat_as(identity.user_id)
+        lost = peer.session.authenticate(identity, self.desk.table)
+        if lost:
+            self.desk.routes.move(peer, peer.session.patterns)
+
+    def _refuse_token(self, peer: Peer, error: CryptowsError, id_: Any, now_ms: int) -> None:
+        """A wrong first token ends the session; a wrong fresh one leaves the old in force."""
+        code = UNAUTHORIZED
+        name = "rate_limited"
+        if isinstance(error, Refusal):
+            code, name = error.code, _ERROR_OF.get(error.code, "unauthorized")
+        self._error(peer, RequestError(name, str(error)), id_, now_ms)
+        if not peer.session.authenticated:
+            peer.end(Refusal(code, str(error), come_back=code == EXPIRED))
+
+    # time
+
+    def check_session(self, peer: Peer, now: float, unix_now: float) -> float:
+        """Do what the time demands of a session; return when to look again (steady clock)."""
+        session, settings = peer.session, self.desk.settings
+        expires = session.identity.expires_at
+        if expires is not None:
+            return self._check_expiry(peer, expires, now, unix_now)
+        if session.authenticated:
+            return math.inf
+        return self._check_idle(peer, settings, now, int(unix_now * 1000))
+
+    def _check_expiry(self, peer: Peer, expires: float, now: float, unix_now: float) -> float:
+        left = expires - unix_now
+        if left <= 0:
+            refusal = Refusal(EXPIRED, "token expired", come_back=True)
+            self.turn_away(peer, refusal, int(unix_now * 1000))
+            return math.inf
+        notice = self.desk.settings.auth.expiry_notice
+        if left > notice:
+            return now + left - notice
+        if peer.session.warned_of != expires:
+            peer.session.warned_of = expires
+            data = {"expiresAt": _in_ms(expires), "remainingMs": int(left * 1000)}
+            peer.message(envelope.message("token_expiring", data, int(unix_now * 1000)))
+        return now + left
+
+    def _check_idle(self, peer: Peer, settings: Settings, now: float, now_ms: int) -> float:
+        session = peer.session
+        if not settings.auth.anonymous:
+            deadline = session.since + settings.server.handshake_timeout
+            if now >= deadline:
+                refusal = Refusal(UNAUTHORIZED, "no token in time", come_back=False)
+                self.turn_away(peer, refusal, now_ms)
+                return math.inf
+            return deadline
+        if session.patterns:
+            session.since = now
+            return math.inf
+        deadline = session.since + settings.limits.anonymous_idle
+        if now >= deadline:
+            peer.end(Refusal(UNAUTHORIZED, "no token and no subscription", come_back=False))
+            return math.inf
+        return deadline
+
+
+def _in_ms(seconds: float | None) -> int | None:
+    return None if seconds is None else int(seconds * 1000)

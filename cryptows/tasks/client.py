@@ -1,0 +1,370 @@
+"""One client at the daemon: its session, its socket, and its outbox once it is behind.
+
+A client that keeps up costs nothing here: the dispatcher writes to its socket. When a write comes
+back short, the rest goes to an outbox and the client's drain task, which sleeps on its send
+channel, is woken. Nobody ever waits for a client: writes do not block, and a goodbye has a deadline.
+
+`Client` is common to both dialects; `NativeClient` is plain WebSocket. Over Socket.IO see
+`tasks/socketio.py`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+import trio
+
+from cryptows.broker.admission import Seat
+from cryptows.broker.outbox import Outbox
+from cryptows.broker.pulse import Pulse
+from cryptows.broker.routes import NOTHING, Audience
+from cryptows.broker.session import Session, State, Step
+from cryptows.model.errors import Refusal, RequestError
+from cryptows.model.event import Record
+from cryptows.tasks.websocket import WebSocket
+from cryptows.wire import requests
+from cryptows.wire.envelope import NATIVE, Packet, Wire
+from cryptows.wire.frames import ping_frame
+
+if TYPE_CHECKING:
+    from cryptows.tasks.hub import Hub
+
+log = structlog.get_logger()
+
+CHUNK = 64 * 1024  # bytes offered to a socket at once while draining
+GOODBYE = 3.0  # seconds for the closing handshake; then the socket is closed
+PING = ping_frame()
+
+
+class Client:
+    """What the daemon holds of a client, whatever its dialect. Times are Trio's clock."""
+
+    __slots__ = (
+        "__weakref__", "_behind", "_socket", "audience", "ending", "hub", "outbox", "pulse",
+        "seat", "send", "session", "skipped",
+    )  # fmt: skip
+
+    def __init__(
+        self, hub: Hub, session: Session, seat: Seat, sock: socket.socket | None, wire: Wire
+    ) -> None:
+        self.hub = hub
+        self.session = session
+        self.seat = seat
+        self.skipped = 0  # market events replaced in outboxes that are gone
+        self.outbox: Outbox | None = None
+        self.ending: Refusal | None = None
+        self.audience: Audience
+        self.pulse: Pulse
+        self._behind: trio.MemorySendChannel[None] | None = None
+        self._socket: socket.socket | None = None
+        self.send: Callable[[bytes], int] = _discard
+        if sock is not None:
+            self._socket, self.send = sock, sock.send
+        else:
+            self.outbox = self._new_outbox(wire)
+        hub.routes.join(self, wire, NOTHING)
+
+    @property
+    def wire(self) -> Wire:
+        """The client's dialect on its transport."""
+        return self.audience.wire
+
+    # delivery: what the dispatcher and the answers call; never blocks, never raises
+
+    def queue(self, items: Sequence[Record | Packet]) -> None:
+        """Queue items for a client that is behind; one that is too far behind is ended."""
+        outbox = self.outbox
+        if outbox is None or not self.session.open:
+            return
+        now = trio.current_time()
+        try:
+            for item in items:
+                outbox.put(item, now)
+        except Refusal as refusal:
+            self.end(refusal)
+
+    def fall_behind(self, items: Sequence[Record | Packet], sent: int) -> None:
+        """Keep what a short write left over, and wake the drain task."""
+        outbox = self._new_outbox(self.wire)
+        self.outbox = outbox
+        self.hub.behind[self] = None
+        self.hub.counters.short_sends += 1
+        try:
+            outbox.put_rest(items, sent, trio.current_time())
+        except Refusal as refusal:
+            self.end(refusal)
+            return
+        self._wake()
+
+    def packet(self, packet: Packet) -> None:
+        """Send or queue a message for this client alone."""
+        self.packets([packet])
+
+    def packets(self, packets: list[Packet]) -> None:
+        """Send or queue messages for this client alone, in one write."""
+        if self.session.state is State.ENDED:
+            return
+        if self.outbox is not None:
+            self.queue(packets)
+            return
+        data = b"".join([self.wire.packet(p) for p in packets])
+        sent = self._write(data)
+        if sent is not None and sent < len(data):
+            self.fall_behind(packets, sent)
+
+    def message(self, text: bytes, offset: bytes | None = None) -> None:
+        """Send or queue an envelope for this client alone."""
+        self.packet(self.wire.message(text, offset))
+
+    def messages(self, texts: Sequence[tuple[bytes, bytes | None]]) -> None:
+        """Send or queue envelopes with their offsets, in one write."""
+        self.packets([self.wire.message(text, offset) for text, offset in texts])
+
+    def control(self, frame: bytes) -> None:
+        """Send a control frame, ahead of all that is queued."""
+        if self.outbox is not None:
+            self.outbox.put_control(frame)
+            return
+        sock = self._socket
+        sent = self._write(frame, sock.send if sock is not None else _discard)
+        if sent is not None and sent < len(frame):
+            outbox = self.outbox = self._new_outbox(self.wire)
+            self.hub.behind[self] = None
+            outbox.put_bytes(frame[sent:], trio.current_time())
+            self._wake()
+
+    def _write(self, data: bytes, send: Callable[[bytes], int] | None = None) -> int | None:
+        """Write what the socket takes; None if it is gone."""
+        try:
+            return (send or self.send)(data)
+        except BlockingIOError:
+            return 0
+        except OSError:
+            self.broken()
+            return None
+
+    def _new_outbox(self, wire: Wire) -> Outbox:
+        delivery = self.hub.settings.delivery
+        return Outbox(wire, delivery.outbox, delivery.max_lag)
+
+    # draining
+
+    def _wake(self) -> None:
+        if self._behind is None:
+            self._behind, woken = trio.open_memory_channel[None](1)
+            self.hub.nursery.start_soon(self._drain, woken)
+        try:
+            self._behind.send_nowait(None)
+        except trio.WouldBlock:
+            pass
+
+    async def _drain(self, woken: trio.MemoryReceiveChannel[None]) -> None:
+        """Write out the outbox each time the client falls behind. Ends with the client."""
+        async for _ in woken:
+            sock = self._socket
+            while (outbox := self.outbox) is not None and sock is not None:
+                if not outbox.next_bytes(CHUNK, trio.current_time(), now_ms()):
+                    self._caught_up(outbox)
+                    break
+                try:
+                    await trio.lowlevel.wait_writable(sock)
+                    outbox.wrote(sock.send(outbox.next_bytes(CHUNK, trio.current_time(), now_ms())))
+                except BlockingIOError:
+                    continue
+                except (OSError, ValueError, trio.ClosedResourceError):
+                    self.broken()
+                    return
+
+    def _caught_up(self, outbox: Outbox) -> None:
+        self.skipped += outbox.skipped
+        self.outbox = None
+        self.hub.behind.pop(self, None)
+
+    # requests
+
+    def request(self, request: requests.Request) -> None:
+        """Answer a request; all answers are written without waiting."""
+        self.hub.answers.handle(self, request, trio.current_time(), now_ms())
+
+    def seat_as(self, user_id: str | None) -> None:
+        """Count the connection as this user's; raises Full."""
+        self.seat.move(user_id)
+
+    def refuse_request(self, error: RequestError) -> None:
+        """Answer a request that could not be read. It counts against the limits like any other."""
+        self.hub.answers.refuse(self, error, trio.current_time(), now_ms())
+
+    # the end
+
+    def end(self, refusal: Refusal) -> None:
+        """Say goodbye, once; the client leaves all channels at once."""
+        if not self.session.step(Step.END):
+            return
+        self.ending = refusal
+        self.send = _discard  # after a close frame nothing may follow
+        self.hub.between_passes(lambda: self.hub.routes.leave(self))
+        self.hub.nursery.start_soon(self.say_goodbye, refusal)
+
+    async def say_goodbye(self, refusal: Refusal) -> None:
+        """Close the connection as the dialect does; has its own deadline."""
+        raise NotImplementedError
+
+    def broken(self) -> None:
+        """The socket is gone; the reading side notices and cleans up."""
+        raise NotImplementedError
+
+    def gone(self, code: int) -> None:
+        """Forget the client; called once by its task, whatever ended it."""
+        if self.session.state is State.ENDED:
+            return
+        self.session.step(Step.LOSE)
+        self.seat.release()
+        self.hub.forget(self, self.ending.code if self.ending is not None else code)
+        if self._behind is not None:
+            self._behind.close()
+        if self.outbox is not None:
+            self.skipped += self.outbox.skipped
+            self.outbox = None
+        self.hub.behind.pop(self, None)
+
+    # heartbeats: the reaper calls tick when it returned the time to
+
+    def tick(self, now: float) -> float | None:
+        """Do what is due and return when to come again; None when the client has gone."""
+        if not self.session.open:
+            return None
+        due = self.pulse.tick(now)
+        if due.overdue:
+            self.hub.counters.pong_timeouts += 1
+            waited = self.hub.settings.heartbeat.timeout
+            self.end(Refusal(4010, f"no pong for {waited:g} s", come_back=True))
+            return None
+        if due.ping:
+            self.ping(now)
+        return min(due.next, self.hub.answers.check_session(self, now, time.time()))
+
+    def ping(self, now: float) -> None:
+        """Ask for a sign of life, and tell how the channels are."""
+        raise NotImplementedError
+
+
+class NativeClient(Client):
+    """A client on plain WebSocket (protocol section 4)."""
+
+    __slots__ = ("_unwelcome", "_ws")
+
+    def __init__(self, hub: Hub, session: Session, seat: Seat, sock: socket.socket) -> None:
+        super().__init__(hub, session, seat, sock, NATIVE)
+        self._ws: WebSocket
+        self._unwelcome: Refusal | None = None
+
+    async def serve(self, head: bytes, unwelcome: Refusal | None) -> None:
+        """Serve the connection until it ends, whoever ends it; nothing escapes but Cancelled.
+
+        `unwelcome`: why the client is turned away as soon as it can be told.
+        """
+        self._unwelcome = unwelcome
+        assert self._socket is not None
+        self._ws = WebSocket(self._socket, head, self, self.hub.settings.limits.message)
+        code = 1006
+        try:
+            reason = await self._ws.serve()
+            if reason is not None:
+                code = reason.code
+        except trio.Cancelled:
+            raise
+        except Exception:
+            self.hub.counters.bugs += 1
+            log.exception("client task failed", client=self.session.id)
+        finally:
+            self.gone(code)
+            self._ws.close_socket()
+
+    def opened(self) -> None:
+        now = trio.current_time()
+        heartbeat = self.hub.settings.heartbeat
+        self.pulse = Pulse(heartbeat.interval, heartbeat.timeout, now)
+        self.hub.welcome(self, now)
+        if self._unwelcome is not None:
+            self.hub.answers.turn_away(self, self._unwelcome, now_ms())
+
+    async def received(self, message: str | bytes) -> None:
+        if not self.session.open:
+            return
+        try:
+            if isinstance(message, bytes):
+                raise RequestError("bad_request", "expected JSON in a text frame, got binary")
+            request = requests.decode(message)
+        except RequestError as error:
+            self.refuse_request(error)
+        else:
+            self.request(request)
+
+    def ponged(self) -> None:
+        self.hub.counters.pongs += 1
+        self.pulse.pong(trio.current_time())
+
+    def too_long(self, limit: int) -> None:
+        self.end(Refusal(1009, f"message over {limit} bytes", come_back=True))
+
+    def ping(self, now: float) -> None:
+        self.hub.counters.pings += 1
+        beat = self.hub.answers.heartbeat(self, now, now_ms())
+        if self.outbox is None:
+            # in one write with the ping
+            self._ws_write(PING + self.wire.packet(Packet(beat)), beat)
+        else:
+            self.control(PING)
+            self.message(beat)
+
+    def _ws_write(self, data: bytes, beat: bytes) -> None:
+        sent = self._write(data)
+        if sent is None or sent == len(data):
+            return
+        if sent < len(PING):
+            self.control(PING[sent:])
+            self.message(beat)
+        else:
+            self.fall_behind([Packet(beat)], sent - len(PING))
+
+    async def say_goodbye(self, refusal: Refusal) -> None:
+        """Close with the refusal's code; the socket is closed when the peer has answered."""
+        if refusal.code == 4008:
+            self._make_room()
+        with trio.move_on_after(GOODBYE):
+            await self._ws.aclose(refusal.code, refusal.reason)
+        self._ws.close_socket()
+
+    def _make_room(self) -> None:
+        """Let the kernel take the rest of the frame and the close: the client may read on later."""
+        if self._socket is not None and self._socket.family != socket.AF_UNIX:
+            try:
+                self._socket.setsockopt(
+                    socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.hub.settings.delivery.outbox
+                )
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+        if self.outbox is not None:
+            self.outbox.drop_queued()
+            self._wake()
+
+    def broken(self) -> None:
+        self._ws.close_socket()
+
+
+_TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module names it from 3.12 on
+
+
+def _discard(data: bytes) -> int:
+    return len(data)
+
+
+def now_ms() -> int:
+    """The daemon's clock in Unix ms."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,160 @@
+"""What the tasks share: one object that holds the daemon's state, and no decisions of its own.
+
+Everything runs on one thread, and shared state changes only between awaits. The one thing to wait
+for is the dispatcher's pass: while it is being written, `between_passes` puts changes of the routes
+off to its end, so that a client's confirmation never overtakes an event it should have got before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from cryptows.broker.admission import ConnectionCounts
+from cryptows.broker.answers import Answers
+from cryptows.broker.auth import Verifier
+from cryptows.broker.counters import Counters, Gauges
+from cryptows.broker.dedup import Dedup
+from cryptows.broker.health import Health
+from cryptows.broker.journal import Journal
+from cryptows.broker.limits import Bans, RequestLimiter
+from cryptows.broker.origins import Origins
+from cryptows.broker.publisher import Publisher
+from cryptows.broker.revocations import Revocations
+from cryptows.broker.routes import Routes
+from cryptows.config.settings import Settings
+from cryptows.model.channel import ChannelTable
+from cryptows.tasks.client import Client, now_ms
+from cryptows.tasks.reaper import Reaper
+from cryptows.wire.envelope import WIRES
+
+
+class FeedState(Protocol):
+    """What the statistics need of the ingest."""
+
+    @property
+    def producers(self) -> int:
+        """Feed connections."""
+        ...
+
+    @property
+    def queued(self) -> int:
+        """Events accepted and not yet dispatched."""
+        ...
+
+
+@attrs.define(eq=False)
+class Hub:
+    """The daemon's state. `settings` is exchanged as a whole by a reload."""
+
+    settings: Settings
+    keys: tuple[bytes, ...]
+    nursery: trio.Nursery
+    journal: Journal
+    counters: Counters = attrs.field(factory=Counters)
+    revocations: Revocations = attrs.field(factory=Revocations)
+    routes: Routes = attrs.field(factory=Routes)
+    reaper: Reaper = attrs.field(factory=Reaper)
+    clients: dict[str, Client] = attrs.field(factory=dict)  # at most limits.connections
+    behind: dict[Client, None] = attrs.field(factory=dict)  # those with an outbox and a socket
+    health: Health = attrs.field(factory=Health)
+    feed: FeedState | None = None  # the ingest, once it runs
+    draining: bool = False
+    writing: bool = attrs.field(default=False, init=False)
+    _deferred: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+    verifier: Verifier = attrs.field(init=False)
+    limiter: RequestLimiter = attrs.field(init=False)
+    bans: Bans = attrs.field(init=False)
+    seats: ConnectionCounts = attrs.field(init=False)
+    origins: Origins = attrs.field(init=False)
+    publisher: Publisher = attrs.field(init=False)
+    answers: Answers = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        limits, feed = self.settings.limits, self.settings.feed
+        self.verifier = Verifier(self.settings.auth, self.keys, self.revocations)
+        self.limiter = RequestLimiter(limits.requests, limits.window, limits.strikes)
+        self.bans = Bans(limits.ban)
+        self.seats = ConnectionCounts(limits)
+        self.origins = Origins(self.settings.cors)
+        self.publisher = Publisher(
+            self.settings.channels, self.settings.types, self.journal, self.routes,
+            self.counters, Dedup(int(feed.dedup * 1000), feed.dedup_ids),
+        )  # fmt: skip
+        self.answers = Answers(self)
+
+    @property
+    def table(self) -> ChannelTable:
+        """The channels there are."""
+        return self.settings.channels
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Take over what a reload changed; connected clients stay and keep what they have."""
+        self.settings = settings
+        limits = settings.limits
+        self.verifier = Verifier(settings.auth, self.keys, self.revocations)
+        self.limiter.configure(limits.requests, limits.window, limits.strikes)
+        self.bans.configure(limits.ban)
+        self.seats.limits = limits
+        self.origins = Origins(settings.cors)
+        self.publisher.reconfigure(settings.channels, settings.types)
+
+    def gauges(self) -> Gauges:
+        """Count what is the case now; cheap enough for every scrape, not for every event."""
+        connections = dict.fromkeys((wire.name for wire in WIRES), 0)
+        subscriptions = 0
+        for audience in self.routes:
+            connections[audience.wire.name] += len(audience.members)
+            subscriptions += len(audience.patterns) * len(audience.members)
+        throttlers, kept = self.publisher.throttlers
+        outboxes = [c.outbox for c in self.behind if c.outbox is not None]
+        return Gauges(
+            connections=connections,
+            authenticated=sum(c.session.authenticated for c in self.clients.values()),
+            subscribers=self.routes.counts(),
+            subscriptions=subscriptions,
+            streams=len(self.journal.streams),
+            throttlers=throttlers,
+            cached=kept,
+            producers=0 if self.feed is None else self.feed.producers,
+            queued_events=0 if self.feed is None else self.feed.queued,
+            slow_clients=len(outboxes),
+            outbox_bytes=sum(outbox.size for outbox in outboxes),
+            banned=len(self.bans),
+        )
+
+    # passes
+
+    def between_passes(self, change: Callable[[], None]) -> None:
+        """Make a change to the routes now, or at the end of the pass that is being written."""
+        if self.writing:
+            self._deferred.append(change)
+        else:
+            change()
+
+    def end_pass(self) -> None:
+        """Make the changes that were put off; the dispatcher calls it after each pass."""
+        self.writing = False
+        while self._deferred:
+            changes, self._deferred = self._deferred, []
+            for change in changes:
+                change()
+
+    # clients
+
+    def welcome(self, client: Client, now: float) -> None:
+        """Take in a client whose handshake is done: its first message, its heartbeat."""
+        self.counters.connects += 1
+        client.session.since = now
+        self.clients[client.session.id] = client
+        self.answers.welcome(client, now_ms())
+        self.reaper.watch(client, now)
+
+    def forget(self, client: Client, code: int) -> None:
+        """A client is gone; `code` is how it ended."""
+        if self.clients.pop(client.session.id, None) is not None:
+            self.counters.disconnected(code)
+        self.between_passes(lambda: self.routes.leave(client))
