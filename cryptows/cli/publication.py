@@ -1,0 +1,209 @@
+"""One run of `cryptows publish`: lines are read, waited for, sent, and their answers awaited.
+
+Reading, waiting and writing are one task, so that the file is read no faster than the daemon takes
+it. Answers are read by another task: the daemon stops reading when nobody takes them.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from functools import partial
+
+import attrs
+import trio
+
+from cryptows.cli.feed_progress import Progress
+from cryptows.cli.feeding import Counts, FeedClient, Refused
+from cryptows.cli.pacing import Pace
+from cryptows.cli.terminal import Failure, NotRunning
+
+READ = 64 * 1024
+STDIN = 0
+PRODUCER = "cryptows-publish"
+LAST_ANSWERS = 30.0  # seconds without any answer, after the last line; a commit takes milliseconds
+REDRAW = 0.1  # seconds
+
+
+@attrs.define
+class Source:
+    """A file of lines. `size` is None where it cannot be read again."""
+
+    name: str
+    descriptor: int
+    size: int | None = None
+
+    def close(self) -> None:
+        """Close the file, but not stdin."""
+        if self.descriptor != STDIN:
+            os.close(self.descriptor)
+
+    def rewind(self) -> None:
+        """Begin anew."""
+        os.lseek(self.descriptor, 0, os.SEEK_SET)
+
+    async def read(self) -> bytes:
+        """Return the next piece, nothing at the end.
+
+        A pipe may block, so a thread reads. It does without sys.stdin, whose lock it would still
+        hold if the interpreter ended meanwhile.
+        """
+        read = partial(os.read, self.descriptor, READ)
+        return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
+
+
+def open_source(file: str) -> Source:
+    """Open a file, or stdin for `-`; raises Failure."""
+    try:
+        descriptor = STDIN if file == "-" else os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        state = os.fstat(descriptor)
+    except OSError as error:
+        raise Failure(f"{file}: {error.strerror}") from None
+    source = Source("stdin" if file == "-" else file, descriptor)
+    if stat.S_ISDIR(state.st_mode):
+        source.close()
+        raise Failure(f"{file}: is a directory")
+    if stat.S_ISREG(state.st_mode):
+        source.size = state.st_size
+    return source
+
+
+@attrs.define
+class Publication:
+    """Publishes a source `repeat` times (0: for ever) to the feed socket at `path`."""
+
+    source: Source
+    pace: Pace
+    repeat: int
+    path: str
+    view: Progress
+    counts: Counts = attrs.field(factory=Counts, init=False)
+    _started: float = attrs.field(default=0.0, init=False)
+    _ended: float = attrs.field(default=0.0, init=False)
+
+    async def run(self) -> None:
+        """Return when every line was answered; raises Failure if that will not happen."""
+        async with await self._connect() as stream:
+            client = FeedClient(stream, PRODUCER, self._show, self.counts)
+            self._started = trio.current_time()
+            try:
+                with self.view:
+                    await self._converse(client)
+            finally:
+                self._ended = trio.current_time()
+        missing = [sent for sent in client.unanswered if sent.number]
+        if missing:
+            raise Failure(
+                f"{self.source.name}:{missing[0].number}: the daemon closed the connection; "
+                f"it did not answer this line{_and_more(len(missing) - 1)}"
+            )
+
+    def summary(self, finished: bool) -> str:
+        """Return what was achieved, in one line."""
+        counts, seconds = self.counts, self._ended - self._started
+        lines = "line" if counts.sent == 1 else "lines"
+        return (
+            f"{'published' if finished else 'interrupted:'} {counts.sent} {lines} "
+            f"in {seconds:.1f} s: {counts.accepted} accepted, {counts.refused} refused, "
+            f"{counts.delivered} deliveries"
+        )
+
+    async def _connect(self) -> trio.SocketStream:
+        try:
+            return await trio.open_unix_socket(self.path)
+        except (FileNotFoundError, ConnectionRefusedError):
+            raise NotRunning(
+                f"no daemon listens on {self.path}; start one with `cryptows serve`"
+            ) from None
+        except PermissionError:
+            raise Failure(
+                f"{self.path}: permission denied; feed.mode and feed.group say who may write to it"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise Failure(f"{self.path}: {getattr(error, 'strerror', error)}") from None
+
+    async def _converse(self, client: FeedClient) -> None:
+        feeding = trio.CancelScope()
+        answered = trio.Event()
+
+        async def read_answers() -> None:
+            await client.read_answers()
+            feeding.cancel()  # a daemon that has gone reads no more lines
+            answered.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read_answers)
+            nursery.start_soon(self._redraw)
+            with feeding:
+                try:
+                    await self._feed(client)
+                except trio.BrokenResourceError:
+                    pass  # its last answers may say why
+            await self._await_last_answers(client, answered)
+            nursery.cancel_scope.cancel()
+
+    async def _feed(self, client: FeedClient) -> None:
+        await client.greet()
+        passes = 0
+        while passes == 0 or self.repeat == 0 or passes < self.repeat:
+            if passes:
+                self.source.rewind()
+                self.pace.again()
+            if await self._feed_once(client) == 0:
+                break  # an empty file for ever would be a busy loop
+            passes += 1
+        await client.finish()
+
+    async def _feed_once(self, client: FeedClient) -> int:
+        """Send all lines of the source; return how many there were."""
+        number, rest = 0, b""
+        while piece := await self.source.read():
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                number += 1
+                await self._send(client, number, line)
+            await client.flush()  # the next piece of a pipe may be long in coming
+        if rest:
+            number += 1
+            await self._send(client, number, rest)
+            await client.flush()
+        return number
+
+    async def _send(self, client: FeedClient, number: int, line: bytes) -> None:
+        if not line.strip():
+            return  # the daemon would count it and say nothing
+        wait = self._started + self.pace.due(line) - trio.current_time()
+        if wait > 0:
+            await client.flush()
+            await trio.sleep(wait)
+        await client.send(number, line)
+
+    async def _await_last_answers(self, client: FeedClient, answered: trio.Event) -> None:
+        while not answered.is_set():
+            before = len(client.unanswered)
+            with trio.move_on_after(LAST_ANSWERS):
+                await answered.wait()
+            if len(client.unanswered) == before:
+                return
+
+    async def _redraw(self) -> None:
+        while True:
+            self.view.update(self.counts)
+            await trio.sleep(REDRAW)
+
+    def _show(self, refused: Refused) -> None:
+        self.view.note(describe(self.source.name, refused))
+
+
+def describe(name: str, refused: Refused) -> str:
+    """Return the answer to a line, and below it the line."""
+    place = f"{name}:{refused.number}" if refused.number else name
+    text = f"{place}: {refused.message} ({refused.code})"
+    if not refused.number:
+        return text
+    excerpt = refused.excerpt.decode(errors="backslashreplace")
+    return f"{text}\n    {excerpt}"
+
+
+def _and_more(count: int) -> str:
+    return f" and {count} more" if count else ""
