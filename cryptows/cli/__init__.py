@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from cryptows import __version__
 from cryptows.cli.terminal import ConfigFailure, Failure, forget_stdout
 from cryptows.model.errors import ConfigError, StartError
 
@@ -62,6 +63,7 @@ class Commands(click.Group):
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
+@click.version_option(__version__, prog_name="cryptows", message="%(prog)s %(version)s")
 def cli() -> None:
     """Carry a trading bot's events from a local Unix socket to browsers and bots.
 

@@ -21,7 +21,7 @@ socket_option = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Say how the daemon is.")
 @json_option
 @socket_option
 @config_options
@@ -38,7 +38,7 @@ def status(as_json: bool, path: str | None, config_file: str | None, sets: tuple
     _show(ask(path, "status"), as_json)
 
 
-@click.command()
+@click.command(short_help="Let the daemon read its configuration again.")
 @json_option
 @socket_option
 @config_options
@@ -57,7 +57,7 @@ def reload(as_json: bool, path: str | None, config_file: str | None, sets: tuple
     _show(ask(path, "reload", RELOAD), as_json)
 
 
-@click.command()
+@click.command(short_help="Let the daemon say goodbye and end.")
 @json_option
 @socket_option
 @config_options

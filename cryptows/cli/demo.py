@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 
-@click.command()
+@click.command(short_help="See it work: a daemon, a simulated bot, live clients.")
 @click.option(
     "--seconds",
     type=click.FloatRange(min=0.1),

@@ -23,7 +23,7 @@ def _pace(_ctx: click.Context, _param: click.Parameter, value: str) -> Pace:
         raise click.BadParameter(str(error)) from None
 
 
-@click.command()
+@click.command(short_help="Send events to the daemon, from a file or stdin.")
 @click.argument("file", default="-", metavar="[FILE|-]")
 @click.option(
     "--pace",

@@ -7,7 +7,7 @@ import click
 from cryptows.cli.options import config_options, load_config
 
 
-@click.command()
+@click.command(short_help="Run the daemon in the foreground.")
 @config_options
 @click.option(
     "--log-level",

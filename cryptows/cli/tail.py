@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 VARIABLE = "CRYPTOWS_TOKEN"
 
 
-@click.command()
+@click.command(short_help="Subscribe, and print every event as a line of JSON.")
 @click.argument("channels", nargs=-1, required=True, metavar="CHANNEL…")
 @click.option("--url", metavar="URL", help="ws:// or wss:// of /ws, else from server.listen.")
 @click.option(

@@ -44,7 +44,7 @@ secret_file_option = click.option(
 )
 
 
-@click.group()
+@click.group(short_help="Make and check tokens.")
 def token() -> None:
     """Make or check tokens with the daemon's own key.
 
@@ -52,7 +52,7 @@ def token() -> None:
     """
 
 
-@token.command()
+@token.command(short_help="Print a token.")
 @click.option("--user", required=True, metavar="ID", help="Whose token: the user id.")
 @click.option("--role", type=click.Choice(ROLES), default="user", show_default=True)
 @click.option(
@@ -102,7 +102,7 @@ def make(
     say(made)
 
 
-@token.command(name="check")
+@token.command(name="check", short_help="Say whose a token is, or why it is refused.")
 @click.argument("text", metavar="[TOKEN|-]", default="-")
 @secret_file_option
 @config_options
@@ -146,7 +146,7 @@ def read_auth(
 
     if secret_file is not None:
         # `auth.secret` would go before it, and whoever names a file means that one.
-        sets = (*sets, f"auth.secret_file={os.path.abspath(secret_file)}", "auth.secret=")
+        sets = (*sets, f"auth.secret_file={secret_file}", "auth.secret=")
     loaded = load_config(config_file, sets)
     keys = read_keys(loaded.settings, loaded.origins, read_key_file, os.environ)
     return loaded.settings.auth, keys

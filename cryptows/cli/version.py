@@ -10,7 +10,7 @@ from cryptows.cli.terminal import say
 LIBRARIES = ("trio", "trio-websocket", "wsproto", "h11", "msgspec", "pyjwt", "structlog")
 
 
-@click.command()
+@click.command(short_help="Print the version.")
 @click.option("--json", "as_json", is_flag=True, help="Also the versions of what it runs on.")
 def version(as_json: bool) -> None:
     """Print the version.
