@@ -13,7 +13,7 @@ relies on, and a stream that quotes without pause is not put off for ever by its
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -146,6 +146,15 @@ class Outbox:
         self._private.clear()
         self._market.clear()
         self.size = len(self._writing)
+
+    def rewire(self, wire: Wire, frame: Callable[[bytes], bytes]) -> None:
+        """Go on over another wire (an upgrade from polling); `frame` makes a control frame there.
+
+        Sizes stay those of the old wire, which differ by a few bytes of framing.
+        """
+        assert not self._writing, "whole packets only: the other transport has part of one"
+        self.wire = wire
+        self._control.extend([frame(self._control.popleft()) for _ in range(len(self._control))])
 
     def next_packets(self, limit: int, most: int, now_ms: int) -> list[bytes]:
         """Return up to `most` whole packets of about `limit` bytes, and forget them (polling)."""

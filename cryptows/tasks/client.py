@@ -214,6 +214,20 @@ class Client:
         """Close the connection as the dialect does; has its own deadline."""
         raise NotImplementedError
 
+    def _make_room(self) -> None:
+        """Let the kernel take the rest of the frame and the close: the client may read on later."""
+        if self._socket is not None and self._socket.family != socket.AF_UNIX:
+            try:
+                self._socket.setsockopt(
+                    socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.hub.settings.delivery.outbox
+                )
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+        if self.outbox is not None:
+            self.outbox.drop_queued()
+            self._wake()
+
     def broken(self) -> None:
         """The socket is gone; the reading side notices and cleans up."""
         raise NotImplementedError
@@ -339,20 +353,6 @@ class NativeClient(Client):
         with trio.move_on_after(GOODBYE):
             await self._ws.aclose(refusal.code, refusal.reason)
         self._ws.close_socket()
-
-    def _make_room(self) -> None:
-        """Let the kernel take the rest of the frame and the close: the client may read on later."""
-        if self._socket is not None and self._socket.family != socket.AF_UNIX:
-            try:
-                self._socket.setsockopt(
-                    socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.hub.settings.delivery.outbox
-                )
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise
-        if self.outbox is not None:
-            self.outbox.drop_queued()
-            self._wake()
 
     def broken(self) -> None:
         self._ws.close_socket()

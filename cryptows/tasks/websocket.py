@@ -53,12 +53,12 @@ class Owner(Protocol):
 class ClientStream(trio.abc.Stream):
     """A client's socket as trio-websocket sees it. Owns the socket."""
 
-    __slots__ = ("_head", "_owner", "socket")
+    __slots__ = ("_head", "owner", "socket")
 
     def __init__(self, sock: socket.socket, head: bytes, owner: Owner) -> None:
         self.socket = sock
         self._head = head  # what the acceptor has read already
-        self._owner = owner
+        self.owner = owner
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._head:
@@ -81,7 +81,7 @@ class ClientStream(trio.abc.Stream):
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         if data:
-            self._owner.control(bytes(data))
+            self.owner.control(bytes(data))
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return at once: writes go to the outbox."""
@@ -125,6 +125,11 @@ class WebSocket(trio_websocket.WebSocketConnection):
         """Read until the connection ends; return how (None: before the handshake)."""
         await self._reader_task()
         return self.closed
+
+    def hand_over(self, owner: Owner) -> None:
+        """Give the connection to another owner, from the next message on."""
+        self._owner = owner
+        self._stream.owner = owner
 
     def close_socket(self) -> None:
         """Close the socket without a goodbye; `serve` returns."""
