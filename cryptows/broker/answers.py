@@ -9,8 +9,8 @@ Protocol sections 2, 4 and 5.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 import attrs
 
@@ -19,15 +19,24 @@ from cryptows.broker.counters import Counters
 from cryptows.broker.journal import Journal
 from cryptows.broker.limits import Bans, RequestLimiter, Verdict, client_key
 from cryptows.broker.outbox import Outbox
+from cryptows.broker.replay import (
+    LAST,
+    Query,
+    Recover,
+    read_offset,
+    read_query,
+    replayed,
+    snapshot_of,
+)
 from cryptows.broker.routes import Audience, Routes
-from cryptows.broker.session import Session
+from cryptows.broker.session import Session, Subscribed
 from cryptows.config.settings import Settings
 from cryptows.model.channel import ChannelTable, Pattern
 from cryptows.model.errors import CryptowsError, Refusal, RequestError
 from cryptows.wire import envelope
 from cryptows.wire.requests import Request
 
-Texts = list[tuple[bytes, bytes | None]]  # envelopes with their offsets
+Texts = Sequence[tuple[bytes, bytes | None]]  # envelopes with their offsets
 
 UNAUTHORIZED, EXPIRED, BANNED = 4001, 4002, 4029
 _ERROR_OF = {UNAUTHORIZED: "unauthorized", EXPIRED: "token_expired", BANNED: "rate_limited"}
@@ -47,6 +56,10 @@ class Peer(Protocol):
 
     def messages(self, texts: Texts) -> None:
         """Send several envelopes in one write."""
+        ...
+
+    def answer(self, request: Request, text: bytes) -> None:
+        """Send the envelope that answers a request."""
         ...
 
     def end(self, refusal: Refusal) -> None:
@@ -74,6 +87,10 @@ class Desk(Protocol):
         """The channels there are."""
         ...
 
+    def set_cursor(self, user_id: str, position: int) -> None:
+        """Remember how far a user acknowledged."""
+        ...
+
     def between_passes(self, change: Callable[[], None]) -> None:
         """Make a change to the routes now, or when the pass that is being written has ended."""
         ...
@@ -87,7 +104,7 @@ class Answers:
 
     def handle(self, peer: Peer, request: Request, now: float, now_ms: int) -> None:
         """Answer one request."""
-        if not self._within_limits(peer, request.id, now, now_ms):
+        if not self._within_limits(peer, request, now, now_ms):
             return
         try:
             match request.type:
@@ -100,17 +117,23 @@ class Answers:
                 case "list":
                     self._list(peer, request, now_ms)
                 case "ping":
-                    peer.message(envelope.message("pong", {}, now_ms, request.id))
+                    peer.answer(request, envelope.message("pong", {}, now_ms, request.id))
                 case _:
                     raise RequestError("bad_request", f"{request.type}: not available")
         except RequestError as error:
-            self._error(peer, error, request.id, now_ms)
+            self._error(peer, error, request, now_ms)
 
-    def refuse(self, peer: Peer, error: RequestError, now: float, now_ms: int) -> None:
-        """Answer a request that could not be read; it counts like any other."""
-        id_ = error.extra.pop("id", None)
-        if self._within_limits(peer, id_, now, now_ms):
-            self._error(peer, error, id_, now_ms)
+    def refuse(
+        self, peer: Peer, error: RequestError, now: float, now_ms: int, blank: Request | None = None
+    ) -> None:
+        """Answer a request that could not be read; it counts like any other.
+
+        `blank` stands for it where the answer needs more than the id.
+        """
+        request = blank or Request("")
+        request.id = error.extra.pop("id", None)
+        if self._within_limits(peer, request, now, now_ms):
+            self._error(peer, error, request, now_ms)
 
     def welcome(self, peer: Peer, now_ms: int) -> None:
         """Send the `connection` message, the first of every session."""
@@ -146,7 +169,7 @@ class Answers:
 
     # limits
 
-    def _within_limits(self, peer: Peer, id_: Any, now: float, now_ms: int) -> bool:
+    def _within_limits(self, peer: Peer, request: Request, now: float, now_ms: int) -> bool:
         """Count a request; answer the one that is too many, and ban who will not listen."""
         desk, session = self.desk, peer.session
         desk.counters.requests += 1
@@ -159,7 +182,7 @@ class Answers:
         if decision.verdict is Verdict.REFUSE:
             text = f"more than {limits.requests} requests in {limits.window:g} s"
             extra = {"retryAfterMs": decision.retry_after_ms}
-            self._error(peer, RequestError("rate_limited", text, extra), id_, now_ms)
+            self._error(peer, RequestError("rate_limited", text, extra), request, now_ms)
             return False
         desk.counters.bans += 1
         desk.bans.ban(session.identity.user_id, session.address, now)
@@ -168,29 +191,71 @@ class Answers:
         self.turn_away(peer, refusal, now_ms)
         return False
 
-    def _error(self, peer: Peer, error: RequestError, id_: Any, now_ms: int) -> None:
+    def _error(self, peer: Peer, error: RequestError, request: Request | None, now_ms: int) -> None:
         self.desk.counters.request_failed(error.code)
-        peer.message(envelope.error(error.code, error.message, now_ms, id_, error.extra))
+        id_ = None if request is None else request.id
+        text = envelope.error(error.code, error.message, now_ms, id_, error.extra)
+        if request is None:
+            peer.message(text)
+        else:
+            peer.answer(request, text)
 
     # requests
 
-    def _subscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
-        if not peer.session.open:
-            return
-        desk, session = self.desk, peer.session
-        assert request.channels is not None
-        outcome = session.subscribe(
-            request.channels, desk.table, desk.settings.limits.subscriptions
+    def _plan(self, peer: Peer, request: Request) -> Recover | None:
+        """Return the plan of a request with `since`; None: it can be answered at once."""
+        if request.since is None:
+            return None
+        outcome = self._decide(peer, request)
+        if not outcome.granted:
+            return None
+        known, since, last = True, 0, request.since == LAST
+        if last:
+            if not peer.session.authenticated:
+                raise RequestError("bad_request", 'since: "last" needs a token')
+        else:
+            position = read_offset(request.since, self.desk.journal)
+            known, since = position is not None, position or 0
+        return Recover(
+            request, outcome.patterns, outcome.granted, outcome.denied, since, known, last
         )
+
+    def _decide(self, peer: Peer, request: Request) -> Subscribed:
+        assert request.channels is not None
+        most = self.desk.settings.limits.subscriptions
+        return peer.session.subscribe(request.channels, self.desk.table, most)
+
+    def _subscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
+        """Confirm, send the last values, and be live, all at one position of the journal."""
+        session = peer.session
+        if not session.open:
+            return
+        outcome = self._decide(peer, request)
         if not outcome.granted:
             first = outcome.denied[0]
             text = f"{first['channel']}: {first['message']}"
             error = RequestError(first["code"], text, {"denied": outcome.denied})
             self._error(peer, error, request.id, now_ms)
             return
+        new = [p for p in outcome.granted if p not in session.patterns]
         self._route(peer, outcome.patterns)
         data = {"channels": [str(p) for p in outcome.granted], "denied": outcome.denied}
-        peer.message(envelope.message("subscription_confirmed", data, now_ms, request.id))
+        confirmed = envelope.message("subscription_confirmed", data, now_ms, request.id)
+        journal = self.desk.journal
+        values = snapshot_of(journal, self.desk.table, new, dict.fromkeys(new, journal.n))
+        peer.messages([(confirmed, None), *replayed(values, "snapshot")])
+
+    def _acknowledge(self, peer: Peer, request: Request, now_ms: int) -> None:
+        """Keep how far a user has got, for `since: "last"`."""
+        assert request.offset is not None
+        user_id = peer.session.identity.user_id
+        if user_id is None:
+            raise RequestError("bad_request", "ack: needs a token")
+        position = read_offset(request.offset, self.desk.journal)
+        if position is not None:
+            self.desk.set_cursor(user_id, position)
+        data = {"offset": request.offset}
+        peer.message(envelope.message("ack", data, now_ms, request.id))
 
     def _unsubscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
         if not peer.session.open:
@@ -199,7 +264,8 @@ class Answers:
         wanted = {Pattern.parse(text) for text in request.channels}
         self._route(peer, peer.session.patterns - wanted)
         data = {"channels": request.channels}
-        peer.message(envelope.message("unsubscription_confirmed", data, now_ms, request.id))
+        text = envelope.message("unsubscription_confirmed", data, now_ms, request.id)
+        peer.answer(request, text)
 
     def _route(self, peer: Peer, patterns: frozenset[Pattern]) -> None:
         peer.session.patterns = patterns
@@ -211,7 +277,7 @@ class Answers:
             "subscribed": sorted(str(p) for p in session.patterns),
             "channels": session.available(self.desk.table),
         }
-        peer.message(envelope.message("list", data, now_ms, request.id))
+        peer.answer(request, envelope.message("list", data, now_ms, request.id))
 
     def _authenticate(self, peer: Peer, request: Request, now_ms: int) -> None:
         session = peer.session
@@ -222,14 +288,14 @@ class Answers:
             identity = self.desk.verifier.verify(request.token, now_ms / 1000)
             self._take_identity(peer, identity)
         except (Refusal, CryptowsError) as error:
-            self._refuse_token(peer, error, request.id, now_ms)
+            self._refuse_token(peer, error, request, now_ms)
             return
         data = {
             **session.describe(),
             "channels": session.available(self.desk.table),
             "expiresAt": _in_ms(identity.expires_at),
         }
-        peer.message(envelope.message("authenticated", data, now_ms, request.id))
+        peer.answer(request, envelope.message("authenticated", data, now_ms, request.id))
 
     def _take_identity(self, peer: Peer, identity: Identity) -> None:
         peer.seat_as(identity.user_id)
@@ -237,13 +303,15 @@ class Answers:
         if lost:
             self.desk.routes.move(peer, peer.session.patterns)
 
-    def _refuse_token(self, peer: Peer, error: CryptowsError, id_: Any, now_ms: int) -> None:
+    def _refuse_token(
+        self, peer: Peer, error: CryptowsError, request: Request, now_ms: int
+    ) -> None:
         """A wrong first token ends the session; a wrong fresh one leaves the old in force."""
         code = UNAUTHORIZED
         name = "rate_limited"
         if isinstance(error, Refusal):
             code, name = error.code, _ERROR_OF.get(error.code, "unauthorized")
-        self._error(peer, RequestError(name, str(error)), id_, now_ms)
+        self._error(peer, RequestError(name, str(error)), request, now_ms)
         if not peer.session.authenticated:
             peer.end(Refusal(code, str(error), come_back=code == EXPIRED))
 

@@ -152,6 +152,10 @@ class Client:
         delivery = self.hub.settings.delivery
         return Outbox(wire, delivery.outbox, delivery.max_lag)
 
+    def answer(self, request: requests.Request, text: bytes) -> None:
+        """Send or queue the envelope that answers a request."""
+        self.message(text)
+
     # draining
 
     def _wake(self) -> None:
