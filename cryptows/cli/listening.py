@@ -7,7 +7,7 @@ read it. Whoever uses this decides what to do about it (`tail` comes back, the d
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import attrs
 import msgspec
@@ -26,6 +26,8 @@ HANDSHAKE = 10.0  # seconds until somebody must have answered
 GOODBYE = 1.0  # seconds for the closing handshake; nothing depends on it
 # A feed line may have 64 MiB, the highest feed.max_line, and the envelope comes on top.
 MAX_MESSAGE = 65 << 20
+Headers = list[tuple[bytes, bytes]]
+Dial = Callable[[trio.Nursery, str, Headers], Awaitable[WebSocketConnection]]
 SILENCE = 3  # heartbeat intervals; a lost one may be chance
 
 # Close codes after which the same again would end the same way (protocol section 6), and why.
@@ -74,6 +76,13 @@ class Ending:
     lasted: float = 0.0  # seconds since the subscription was confirmed
 
 
+async def dial(nursery: trio.Nursery, url: str, headers: Headers) -> WebSocketConnection:
+    """Connect over the network; its reading task goes into the nursery."""
+    return await connect_websocket_url(
+        nursery, url, extra_headers=headers, max_message_size=MAX_MESSAGE
+    )
+
+
 @attrs.define
 class Listener:
     """Connects, subscribes and hands over every message, as text and decoded.
@@ -86,6 +95,7 @@ class Listener:
     on_message: Callable[[str, Message], bool]
     since: str | None = None
     token: str | None = None
+    dial: Dial = dial
     _confirmed: float | None = attrs.field(default=None, init=False)
     _retry_after: float | None = attrs.field(default=None, init=False)
     _refused: Ending | None = attrs.field(default=None, init=False)
@@ -112,9 +122,7 @@ class Listener:
             headers.append((b"Authorization", b"Bearer " + self.token.encode()))
         try:
             with trio.fail_after(HANDSHAKE):
-                return await connect_websocket_url(
-                    nursery, self.url, extra_headers=headers, max_message_size=MAX_MESSAGE
-                )
+                return await self.dial(nursery, self.url, headers)
         except ConnectionRejected as error:
             return rejected(error)
         except (trio.TooSlowError, ConnectionTimeout):
@@ -160,7 +168,10 @@ class Listener:
                 return Ending(f"nothing heard for {self._silence:g} s")
             if isinstance(text, bytes):
                 continue  # nothing in the contract is binary
-            message = decode(text)
+            try:
+                message = decode(text)
+            except msgspec.MsgspecError as error:
+                return Ending(f"this is no cryptows: {error}", come_back=False)
             if message.channel is None:
                 self._note(message)
             if self.on_message(text, message):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import attrs
@@ -77,6 +78,7 @@ class Publication:
     repeat: int
     path: str
     view: Progress
+    connect: Callable[[str], Awaitable[trio.abc.HalfCloseableStream]] = trio.open_unix_socket
     counts: Counts = attrs.field(factory=Counts, init=False)
     _started: float = attrs.field(default=0.0, init=False)
     _ended: float = attrs.field(default=0.0, init=False)
@@ -108,9 +110,9 @@ class Publication:
             f"{counts.delivered} deliveries"
         )
 
-    async def _connect(self) -> trio.SocketStream:
+    async def _connect(self) -> trio.abc.HalfCloseableStream:
         try:
-            return await trio.open_unix_socket(self.path)
+            return await self.connect(self.path)
         except (FileNotFoundError, ConnectionRefusedError):
             raise NotRunning(
                 f"no daemon listens on {self.path}; start one with `cryptows serve`"

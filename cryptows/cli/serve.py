@@ -33,12 +33,13 @@ def serve(
     $ cryptows config init ./cryptows
     $ cryptows serve --config ./cryptows/cryptows.toml
     """
-    import trio
+    from functools import partial
 
     from cryptows import daemon
+    from cryptows.cli.running import run
 
     for name, value in (("log.level", log_level), ("log.format", log_format)):
         if value is not None:
             sets = (*sets, f"{name}={value}")
     loaded = load_config(config_file, sets)
-    trio.run(daemon.serve, loaded)
+    run(partial(daemon.serve, loaded))
