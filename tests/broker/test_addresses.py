@@ -67,6 +67,7 @@ def test_the_client_is_the_rightmost_hop_that_is_no_trusted_proxy(forwarded, cli
         "::1::",
         "for=203.0.113.9",
         "203.0.113.9;",
+        "fe80::1%" + "x" * 60,
     ],
 )
 def test_a_value_that_is_no_address_ends_the_walk(malformed):
