@@ -44,11 +44,13 @@ def read_key_file(path: str) -> KeyFile:
 def _read(path: str, limit: int) -> tuple[bytes, int]:
     # Not to wait for a writer, should the path be a pipe.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if stat.S_ISDIR(status.st_mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-        content = file.read(limit + 1)
+    try:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        content = b""
+        while len(content) <= limit and (piece := os.read(descriptor, limit + 1)):
+            content += piece
+    finally:
+        os.close(descriptor)
     if len(content) > limit:
         raise OSError(errno.EFBIG, f"more than {limit} bytes", path)
-    return content, stat.S_IMODE(status.st_mode)
+    return content, mode

@@ -9,6 +9,7 @@ wants it sets `lane = "market"` and says thereby that only the newest counts.
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
@@ -148,7 +149,7 @@ def wrong_name(name: str) -> str | None:
     what = 'letters, digits, "-", "_" and ".", and {id} for the user\'s id at most once'
     if len(plain) > MAX_NAME:
         what += f"; at most {MAX_NAME} characters with a user id of 64"
-    return f'channel "{name}" is no name; a name is {what}'
+    return f"channel {json.dumps(name)} is no name; a name is {what}"
 
 
 def _contradictions(channel: ChannelClass) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from cryptows.config.values import one_of
 from cryptows.model.channel import NAME
 from cryptows.model.event import EventType, Field, FieldKind, UserField
 from cryptows.model.types import SEED_TYPES
@@ -51,9 +52,8 @@ class WrongField(ValueError):
 def read_field(raw: Any) -> Field:
     """Return a field of a schema: `"number"` or `{type = "number", above = 0}`."""
     table = {"type": raw} if isinstance(raw, str) else raw
-    kinds = " or ".join(json.dumps(kind) for kind in KINDS)
     if not isinstance(table, dict) or table.get("type") not in KINDS:
-        raise WrongField(f"expected {{type = …}} with type {kinds}")
+        raise WrongField(f"expected {{type = …}} with type {one_of(KINDS)}")
     for key in table:
         if key not in FIELD_KEYS:
             raise WrongField(f'"{key}" is unknown; expected {", ".join(FIELD_KEYS)}')
@@ -148,8 +148,8 @@ def _wrong_name(name: str) -> str | None:
         return f'event type "{name}" is a message of the daemon itself; expected another name'
     if not NAME.fullmatch(name) or len(name) > MAX_TYPE_NAME:
         return (
-            f'event type "{name}" is no name; a name is letters, digits, "-", "_" and "." '
-            f"up to {MAX_TYPE_NAME} characters"
+            f"event type {json.dumps(name)} is no name; a name is letters, digits, "
+            f'"-", "_" and "." up to {MAX_TYPE_NAME} characters'
         )
     return None
 

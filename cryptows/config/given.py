@@ -128,7 +128,9 @@ class Given:
     def _refuse_unknown(self, assignment: Assignment) -> None:
         path, section = assignment.path, assignment.path[0]
         tables = [*SECTIONS, *NAMED]
-        if (path == (section,) and section in tables) or (len(path) == 2 and section in NAMED):
+        is_table = section in tables and len(path) == 1
+        is_table = is_table or (section in NAMED and len(path) == 2)
+        if is_table or (section == "types" and path[2:] == ("fields",)):
             # The value is not quoted: a secret may stand here by mistake.
             self._refuse(assignment, f"{assignment.key} is a table; expected {assignment.key}.KEY")
         elif section not in tables and len(path) > 1:

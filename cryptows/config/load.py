@@ -106,7 +106,12 @@ def _in_order(problems: Sequence[str], files: Sequence[str]) -> list[str]:
             return len(files), 0
         return files.index(match[1]), int(match[2])
 
-    return sorted(dict.fromkeys(problems), key=rank)
+    return sorted(dict.fromkeys(_on_one_line(problem) for problem in problems), key=rank)
+
+
+def _on_one_line(problem: str) -> str:
+    """Return the problem without line breaks, which names in quotes or variables may hold."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in problem)
 
 
 def _all_origins(settings: Settings, given: Mapping[str, str]) -> dict[str, str]:

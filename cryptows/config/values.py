@@ -11,7 +11,7 @@ import ipaddress
 import json
 import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from cryptows.config.declared import REQUIRED, Declared
@@ -80,6 +80,12 @@ def expected(declared: Declared) -> str:
     return f"{what} (default {default_text(declared)})"
 
 
+def one_of(choices: Iterable[str]) -> str:
+    """Return choices as messages name them: `"a", "b" or "c"`."""
+    *others, last = (json.dumps(str(choice)) for choice in choices)
+    return f"{', '.join(others)} or {last}"
+
+
 def default_text(declared: Declared) -> str:
     """Return the default as messages and the README show it."""
     value = declared.to_toml(declared.default)
@@ -90,8 +96,7 @@ def default_text(declared: Declared) -> str:
 
 def _expected_one(declared: Declared) -> str:
     if declared.choices:
-        *others, last = (json.dumps(str(choice)) for choice in declared.choices)
-        return f"{', '.join(others)} or {last}"
+        return one_of(declared.choices)
     match declared.kind:
         case "duration" | "size" | "integer":
             write = WRITERS[declared.kind]
