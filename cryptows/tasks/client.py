@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,12 @@ import trio
 from cryptows.broker.admission import Seat
 from cryptows.broker.outbox import Outbox
 from cryptows.broker.pulse import Pulse
+from cryptows.broker.replay import Query, Recover
 from cryptows.broker.routes import NOTHING, Audience
 from cryptows.broker.session import Session, State, Step
 from cryptows.model.errors import Refusal, RequestError
 from cryptows.model.event import Record
+from cryptows.tasks import replays
 from cryptows.tasks.websocket import WebSocket
 from cryptows.wire import requests
 from cryptows.wire.envelope import NATIVE, Packet, Wire
@@ -45,7 +48,7 @@ class Client:
     """What the daemon holds of a client, whatever its dialect. Times are Trio's clock."""
 
     __slots__ = (
-        "__weakref__", "_behind", "_socket", "audience", "ending", "hub", "outbox", "pulse",
+        "__weakref__", "_behind", "_queued", "_socket", "audience", "ending", "hub", "outbox", "pulse",
         "seat", "send", "session", "skipped",
     )  # fmt: skip
 
@@ -61,6 +64,7 @@ class Client:
         self.audience: Audience
         self.pulse: Pulse
         self._behind: trio.MemorySendChannel[None] | None = None
+        self._queued: deque[requests.Request] | None = None  # behind one that is carried out
         self._socket: socket.socket | None = None
         self.send: Callable[[bytes], int] = _discard
         if sock is not None:
@@ -175,12 +179,15 @@ class Client:
                 if not outbox.next_bytes(CHUNK, trio.current_time(), now_ms()):
                     self._caught_up(outbox)
                     break
+                if sock.fileno() < 0:  # Trio must not wait for descriptor -1
+                    self.broken()
+                    return
                 try:
                     await trio.lowlevel.wait_writable(sock)
                     outbox.wrote(sock.send(outbox.next_bytes(CHUNK, trio.current_time(), now_ms())))
                 except BlockingIOError:
                     continue
-                except (OSError, ValueError, trio.ClosedResourceError):
+                except (OSError, trio.ClosedResourceError):
                     self.broken()
                     return
 
@@ -191,9 +198,36 @@ class Client:
 
     # requests
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for this client."""
+        return 0 if self.outbox is None else self.outbox.size
+
     def request(self, request: requests.Request) -> None:
-        """Answer a request; all answers are written without waiting."""
-        self.hub.answers.handle(self, request, trio.current_time(), now_ms())
+        """Answer a request. One that takes reading is carried out beside; those behind it wait."""
+        if self._queued is not None:
+            if len(self._queued) < self.hub.settings.limits.requests:
+                self._queued.append(request)
+            else:
+                self.end(Refusal(4029, "too many requests at once", come_back=True))
+            return
+        plan = self.hub.answers.handle(self, request, trio.current_time(), now_ms())
+        if plan is not None:
+            self._queued = deque()
+            self.hub.nursery.start_soon(self._carry_out, plan)
+
+    async def _carry_out(self, plan: Recover | Query | None) -> None:
+        """Carry out a plan and the requests that came in meanwhile."""
+        queued = self._queued
+        assert queued is not None
+        while True:
+            if plan is not None:
+                await replays.run(self.hub, self, plan)
+            if not queued or not self.session.open:
+                break
+            request = queued.popleft()
+            plan = self.hub.answers.handle(self, request, trio.current_time(), now_ms())
+        self._queued = None
 
     def seat_as(self, user_id: str | None) -> None:
         """Count the connection as this user's; raises Full."""

@@ -65,6 +65,9 @@ class ClientStream(trio.abc.Stream):
             head, self._head = self._head, b""
             return head
         while True:
+            if self.socket.fileno() < 0:
+                # Trio would remember a wait on descriptor -1, and complain of the next one.
+                raise trio.ClosedResourceError
             # Waiting first costs one system call less than trying first, and is a checkpoint:
             # a client that never stops talking cannot keep the loop to itself.
             try:
@@ -72,8 +75,6 @@ class ClientStream(trio.abc.Stream):
                 return self.socket.recv(RECEIVE)
             except BlockingIOError:
                 continue
-            except ValueError:  # the descriptor is -1: closed by aclose
-                raise trio.ClosedResourceError from None
             except OSError as error:
                 if error.errno == errno.EBADF:
                     raise trio.ClosedResourceError from None
