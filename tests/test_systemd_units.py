@@ -12,6 +12,7 @@ import pytest
 
 from cryptows.config.load import defaults
 from cryptows.config.units import parse_duration
+from cryptows.files import DEFAULT_CONFIG
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEMD = ROOT / "systemd"
@@ -92,11 +93,11 @@ def test_the_service_says_itself_when_it_is_ready_and_alive():
     assert 5 <= seconds("WatchdogSec") <= 60
 
 
-def test_commands_are_the_projects_with_the_same_configuration():
-    config = "--config /etc/cryptows/cryptows.toml"
+def test_commands_are_the_projects():
+    socket = SETTINGS.server.control_socket
 
-    assert SERVICE["ExecStart"] == [f"/usr/bin/cryptows serve {config}"]
-    assert SERVICE["ExecReload"] == [f"/usr/bin/cryptows reload {config}"]
+    assert SERVICE["ExecStart"] == [f"/usr/bin/cryptows serve --config {DEFAULT_CONFIG}"]
+    assert SERVICE["ExecReload"] == [f"/usr/bin/cryptows reload --socket {socket}"]
     assert "ExecStartPre" not in SERVICE  # RestartPreventExitStatus would not hold for it
 
 
