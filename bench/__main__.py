@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MeasureError as error:
         note(str(error))
         return 1
-    publish(figures, plan)
+    if figures:
+        publish(figures, plan)
     return 1 if failed else 0
 
 
