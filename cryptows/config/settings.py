@@ -39,7 +39,8 @@ def setting(
         "doc": doc, "kind": kind, "min": min, "max": max,
         "choices": choices, "secret": secret, "live": live,
     }  # fmt: skip
-    return attrs.field(default=default, metadata=metadata)
+    # A secret must not show in a traceback or a log line that prints the settings.
+    return attrs.field(default=default, metadata=metadata, repr=not secret)
 
 
 @attrs.frozen

@@ -32,6 +32,13 @@ def test_settings_cannot_be_changed():
         defaults().server.drain = 1  # type: ignore[misc]
 
 
+def test_a_secret_does_not_show_when_settings_are_printed():
+    settings = load(None, [f"auth.secret={SECRET}"]).settings
+
+    assert SECRET not in repr(settings)
+    assert "algorithms=('HS256',)" in repr(settings)
+
+
 def test_later_layers_win():
     main = "[limits]\nrequests = 1\nstrikes = 1\nconnections = 1\nsubscriptions = 1\n"
     drop_in = "limits.strikes = 2\nlimits.connections = 2\nlimits.subscriptions = 2"
@@ -81,7 +88,9 @@ def test_empty_variables_of_the_seed_system_count_as_absent():
 
 
 def test_other_variables_are_not_looked_at():
-    loaded = load(None, environ={"PATH": "/bin", "XCRYPTOWS_A": "1"})
+    environ = {"PATH": "/bin", "XCRYPTOWS_A": "1", "CRYPTOWS_TOKEN": "x", "CRYPTOWS_VENV": "y"}
+
+    loaded = load(None, environ=environ)
 
     assert comparable(loaded.settings) == comparable(defaults())
 
