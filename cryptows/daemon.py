@@ -1,21 +1,22 @@
 """The daemon: opens everything, runs the tasks in one nursery, and ends them in the right order.
 
 What can fail fails before READY: keys, sockets, store. A stop refuses new clients at once, lets the
-producers have their answers, says 1012 to every client within `server.drain`, and ends with exit 0.
-A second signal ends it at once.
+producers have their answers, says 1012 to every client within `server.drain`, closes the store last
+and ends with exit 0. A second signal ends it without further goodbyes.
 """
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import gc
 import os
-import secrets
 import signal
 import socket
 import time
-from collections.abc import MutableMapping
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
 
 import attrs
 import structlog
@@ -27,17 +28,25 @@ from cryptows.broker.health import State
 from cryptows.broker.journal import Journal
 from cryptows.config.keys import read_keys
 from cryptows.config.load import Loaded
+from cryptows.config.reload import changed, merge_live
+from cryptows.config.settings import Settings
 from cryptows.files import read_key_file
-from cryptows.model.errors import Refusal
+from cryptows.model.errors import CryptowsError, Refusal, StartError
 from cryptows.notify import Notifier, listen_fds, watchdog_interval
-from cryptows.tasks import stats
+from cryptows.store.sqlite import Database
+from cryptows.store.writer import StoreTask
+from cryptows.tasks import housekeeper, stats
 from cryptows.tasks.acceptor import Acceptor, prepare
+from cryptows.tasks.client import now_ms
 from cryptows.tasks.connection import Site
+from cryptows.tasks.control import MODE, Command, serve_control
 from cryptows.tasks.dispatcher import Dispatcher
 from cryptows.tasks.endpoint import WebSocketSite
+from cryptows.tasks.feedsocket import FeedSocket, open_feed
 from cryptows.tasks.hub import Hub
-from cryptows.tasks.ingest import FeedBatch, Ingest, open_feed
-from cryptows.tasks.listeners import adopt, open_listeners
+from cryptows.tasks.ingest import FeedBatch, FeedStats, Ingest
+from cryptows.tasks.keeper import Keeper
+from cryptows.tasks.listeners import adopt, open_listeners, open_unix
 from cryptows.tasks.metrics import Metrics
 from cryptows.tasks.pages import PATHS, Pages
 
@@ -45,104 +54,253 @@ log = structlog.get_logger()
 
 QUEUED_BATCHES = 16  # reads of producers that may wait for the dispatcher; then they are not read
 RESTARTING = Refusal(1012, "the daemon restarts; come back", come_back=True)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LOOK = 0.02  # seconds between two looks at who is still here
+GOODBYES = 64  # said before the other tasks get a turn
 
 
-@attrs.define(eq=False)
-class Daemon:
-    """One running daemon."""
+@attrs.define
+class Opened:
+    """What is open before anything runs."""
 
-    loaded: Loaded
-    environ: MutableMapping[str, str]
-    notifier: Notifier
-    hub: Hub
-    acceptor: Acceptor
-    ingest: Ingest
-    rates: stats.Rates = attrs.field(factory=stats.Rates)
-    _serving: trio.CancelScope = attrs.field(factory=trio.CancelScope)  # the listeners
-    _stopping: trio.Event = attrs.field(factory=trio.Event)
+    http: list[socket.socket]
+    feed: FeedSocket
+    control: socket.socket
+    database: Database
+    keys: tuple[bytes, ...]
 
 
-async def serve(loaded: Loaded, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Run until a signal; raises ConfigError and StartError before anything is served."""
+async def serve(
+    loaded: Loaded,
+    environ: MutableMapping[str, str] = os.environ,
+    reread: Callable[[], Loaded] | None = None,
+) -> None:
+    """Run until a signal; raises ConfigError and StartError before anything is served.
+
+    `reread` is how a reload gets the settings anew; without it there is no reload.
+    """
     faulthandler.enable()
     settings = loaded.settings
     logs.configure(settings.log.level, settings.log.format, environ=environ)
     for warning in loaded.warnings:
         log.warning("configuration", detail=warning)
-    keys = read_keys(settings, loaded.origins, read_key_file, environ)
-    passed = listen_fds(environ)
-    async with trio.open_nursery() as nursery:
-        with contextlib.ExitStack() as stack:
-            feed = stack.enter_context(open_feed(settings.feed, passed.get("feed", [])))
-            listeners = adopt(passed.get("http", [])) or open_listeners(
-                settings.server.listen, settings.server.backlog
-            )
-            for listener in listeners:
-                stack.enter_context(listener)
-                prepare(listener, settings.delivery.kernel_buffer, settings.heartbeat.timeout * 2)
-            journal = Journal(secrets.token_hex(4), settings.limits.streams)
-            hub = Hub(settings, tuple(keys.all), nursery, journal)
-            await _run(loaded, environ, hub, listeners, feed)
-
-
-async def _run(
-    loaded: Loaded,
-    environ: MutableMapping[str, str],
-    hub: Hub,
-    listeners: list[socket.socket],
-    feed: socket.socket,
-) -> None:
-    notifier = Notifier.from_environ(environ)
-    events_in, events = trio.open_memory_channel[FeedBatch](QUEUED_BATCHES)
-    rates = stats.Rates()
-    pages = Pages(hub, Metrics(hub, time.time()), rates)
-    websocket = WebSocketSite(hub)
-    sites: dict[str, Site] = {"/ws": websocket, **dict.fromkeys(PATHS, pages)}
-    acceptor = Acceptor(hub, sites.get)
-    ingest = Ingest(hub.settings, hub.counters, events_in)
-    hub.feed = ingest
-    nursery = hub.nursery
-    nursery.start_soon(Dispatcher(hub, events).run)
-    nursery.start_soon(hub.reaper.run)
-    nursery.start_soon(stats.watch, hub, rates, notifier, watchdog_interval(environ))
-    async with trio.open_nursery() as serving:
-        for listener in listeners:
-            serving.start_soon(acceptor.run, listener)
-        serving.start_soon(ingest.run, feed)
-        hub.health.state = State.RUNNING
-        freeze()
-        notifier.ready("ready")
-        log.info("ready", version=cryptows.__version__, listen=list(hub.settings.server.listen))
-        await _wait_for_stop()
-        hub.draining = True
-        hub.health.state = State.DRAINING
-        notifier.stopping("draining")
-        log.info("draining", clients=len(hub.clients))
-        serving.cancel_scope.cancel()
-    await _drain(hub)
-    nursery.cancel_scope.cancel()
+    with ExitStack() as stack:
+        opened = _open(loaded, environ, stack)
+        async with trio.open_nursery() as nursery:
+            journal = Journal(
+                opened.database.file.epoch, settings.limits.streams, opened.database.file.position,
+                opened.database.streams(),
+            )  # fmt: skip
+            hub = Hub(settings, opened.keys, nursery, journal)
+            daemon = Daemon(hub, loaded, environ, reread, Notifier.from_environ(environ))
+            await daemon.run(opened)
+            nursery.cancel_scope.cancel()
     log.info("stopped")
 
 
-def freeze() -> None:
-    """Keep what the start allocated out of every later collection: shorter pauses."""
-    gc.collect()
-    gc.freeze()
+def _open(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -> Opened:
+    """Open everything, or nothing: raises ConfigError or StartError."""
+    settings = loaded.settings
+    keys = read_keys(settings, loaded.origins, read_key_file, environ)
+    passed = listen_fds(environ)
+    feed = stack.enter_context(closing(open_feed(settings.feed, passed.get("feed", []))))
+    http = adopt(passed.get("http", [])) or open_listeners(
+        settings.server.listen, settings.server.backlog
+    )
+    for listener in http:
+        stack.enter_context(listener)
+        prepare(listener, settings.delivery.kernel_buffer, settings.heartbeat.timeout * 2)
+    control = stack.enter_context(open_unix(settings.server.control_socket, MODE, 16))
+    stack.callback(Path(settings.server.control_socket).unlink, missing_ok=True)
+    for address in settings.server.listen if "http" not in passed else ():
+        if address.startswith("unix:"):
+            stack.callback(Path(address.removeprefix("unix:")).unlink, missing_ok=True)
+    return Opened(http, feed, control, Database(settings), tuple(keys.all))
 
 
-async def _wait_for_stop() -> None:
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+class Daemon:
+    """The running daemon: its tasks, and what can be asked of it over the control socket."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        loaded: Loaded,
+        environ: Mapping[str, str],
+        reread: Callable[[], Loaded] | None,
+        notifier: Notifier,
+    ) -> None:
+        self.hub, self.loaded, self.environ = hub, loaded, environ
+        self._reread, self._notifier = reread, notifier
+        self._started_at = time.time()
+        self._stop = trio.Event()
+        self._stopped = trio.Event()
+        self._sent, self._events = trio.open_memory_channel[FeedBatch](QUEUED_BATCHES)
+        self._ingest = Ingest(hub.settings, self._sent, now_ms, FeedStats(hub.counters))
+        self._rates = stats.Rates()
+        self._websocket = WebSocketSite(hub)
+        pages = Pages(hub, Metrics(hub, self._started_at), self._rates)
+        sites: dict[str, Site] = {"/ws": self._websocket, **dict.fromkeys(PATHS, pages)}
+        self._acceptor = Acceptor(hub, sites.get)
+        hub.feed = self._ingest
+
+    async def run(self, opened: Opened) -> None:
+        """Run until a stop is asked for and done."""
+        hub = self.hub
+        hub.store = StoreTask(hub.settings, opened.database, on_state=self._store_changed)
+        await hub.nursery.start(hub.store.run)
+        for id_, n, seen_at in opened.database.ids():
+            hub.publisher.dedup.add(id_, hub.journal.offset_of(n), seen_at)
+        dispatcher = Dispatcher(hub, self._events, wake_in=self._sent.clone())
+        dispatcher.keeper = Keeper(hub, hub.store, dispatcher.wake)
+        hub.publisher.store, hub.wake = True, dispatcher.wake
+        watchdog = watchdog_interval(self.environ)
+        start = hub.nursery.start_soon
+        start(dispatcher.run)
+        start(hub.reaper.run)
+        start(housekeeper.run, hub)
+        start(stats.watch, hub, self._rates, self._notifier, watchdog)
+        start(serve_control, _trio_listener(opened.control), self._commands())
+        with trio.open_signal_receiver(*SIGNALS) as signals:
+            start(self._heed, signals)
+            await self._serve(opened, hub.store)
+
+    async def _serve(self, opened: Opened, store: StoreTask) -> None:
+        async with trio.open_nursery() as serving:
+            for listener in opened.http:
+                serving.start_soon(self._acceptor.run, listener)
+            serving.start_soon(self._ingest.serve, _trio_socket(opened.feed.socket))
+            self._ready()
+            await self._stop.wait()
+            self._drain_begins()
+            self._ingest.stop()
+            await self._say_goodbye()
+            serving.cancel_scope.cancel()
+            await store.aclose()
+            self._stopped.set()
+            await trio.sleep(LOOK)  # `cryptows drain` gets its answer
+
+    def _ready(self) -> None:
+        hub = self.hub
+        hub.health.state = State.RUNNING
+        hub.health.reloaded_at = time.time()
+        # What the start allocated stays out of every later collection: shorter pauses.
+        gc.collect()
+        gc.freeze()
+        self._notifier.ready("ready")
+        listen = list(hub.settings.server.listen)
+        log.info("ready", version=cryptows.__version__, listen=listen)
+
+    # the end
+
+    async def _heed(self, signals: AsyncIterator[int]) -> None:
+        """Stop at the first signal, at once at the second; SIGHUP reloads."""
         async for number in signals:
             log.info("signal", name=signal.Signals(number).name)
-            return
+            if number == signal.SIGHUP:
+                await self._reload_quietly()
+            elif self._stop.is_set():
+                self.hub.nursery.cancel_scope.cancel()
+            else:
+                self._stop.set()
+
+    def _drain_begins(self) -> None:
+        hub = self.hub
+        hub.draining = True
+        hub.health.state = State.DRAINING
+        self._notifier.stopping("draining")
+        log.info("draining", clients=len(hub.clients))
+
+    async def _say_goodbye(self) -> None:
+        """Say 1012 to everybody and wait until they have gone, at most `server.drain`."""
+        hub = self.hub
+        with trio.move_on_after(hub.settings.server.drain):
+            for number, client in enumerate(list(hub.clients.values())):
+                client.end(RESTARTING)
+                if not number % GOODBYES:
+                    await trio.lowlevel.checkpoint()
+            while hub.clients:  # noqa: ASYNC110 - they end in many ways, and this once
+                await trio.sleep(LOOK)
+
+    # commands
+
+    def _commands(self) -> dict[str, Command]:
+        return {"status": self._status, "reload": self._reload, "drain": self._drain}
+
+    async def _status(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        hub = self.hub
+        gauges = hub.gauges()
+        return {
+            "status": hub.health.status,
+            "version": cryptows.__version__,
+            "pid": os.getpid(),
+            "uptime": round(time.time() - self._started_at, 1),
+            "clients": gauges.clients,
+            "producers": gauges.producers,
+            "store": hub.health.store,
+            "offset": hub.journal.offset.decode(),
+            "pendingRestart": list(hub.health.pending_restart),
+        }
+
+    async def _drain(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        clients = len(self.hub.clients)
+        self._stop.set()
+        await self._stopped.wait()
+        return {"drained": clients - len(self.hub.clients)}
+
+    async def _reload(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take over the settings that can change while running: all, or none if one is wrong."""
+        hub = self.hub
+        if self._reread is None:
+            raise StartError("this daemon has no configuration to read again")
+        self._notifier.reloading("reading the configuration")
+        try:
+            loaded = await trio.to_thread.run_sync(self._reread)
+            keys = read_keys(loaded.settings, loaded.origins, read_key_file, self.environ)
+        except CryptowsError as error:
+            hub.health.reload_ok = False
+            hub.counters.reload_failures += 1
+            log.error("reload refused", reason=str(error))
+            raise
+        finally:
+            self._notifier.ready("ready")
+        live, pending = changed(hub.settings, loaded.settings)
+        hub.keys = tuple(keys.all)
+        self._take_over(merge_live(hub.settings, loaded.settings))
+        hub.health.reload_ok, hub.health.reloaded_at = True, time.time()
+        hub.health.pending_restart = tuple(pending)
+        hub.counters.reloads += 1
+        log.info("reloaded", applied=live, pending=pending)
+        return {"applied": live, "pending": pending}
+
+    def _take_over(self, settings: Settings) -> None:
+        self.hub.reconfigure(settings)
+        self._ingest.reconfigure(settings)
+        self._acceptor.reconfigure()
+        logs.set_level(settings.log.level)
+
+    async def _reload_quietly(self) -> None:
+        """Reload for a signal, whose sender gets no answer but the log."""
+        try:
+            await self._reload({})
+        except CryptowsError:
+            pass  # it was logged
+
+    # the store
+
+    def _store_changed(self, old: str, new: str, reason: str) -> None:
+        """Tell everybody who has to know that durable events are (not) being stored."""
+        hub = self.hub
+        hub.health.store, hub.health.store_error = new, "" if new == "closed" else reason
+        (log.info if new == "closed" else log.error)(
+            "store state", before=old, now=new, reason=reason
+        )
+        hub.announce_store(new, reason, now_ms())
 
 
-async def _drain(hub: Hub) -> None:
-    """Say 1012 to everybody and wait until they have gone, at most `server.drain`."""
-    with trio.move_on_after(hub.settings.server.drain):
-        for number, client in enumerate(list(hub.clients.values())):
-            client.end(RESTARTING)
-            if not number % 64:
-                await trio.lowlevel.checkpoint()
-        while hub.clients:
-            await trio.sleep(0.02)
+def _trio_socket(sock: socket.socket) -> trio.socket.SocketType:
+    sock.setblocking(False)
+    return trio.socket.from_stdlib_socket(sock)
+
+
+def _trio_listener(sock: socket.socket) -> trio.SocketListener:
+    return trio.SocketListener(_trio_socket(sock))

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import attrs
+import msgspec
 
 from cryptows.broker.auth import Identity, Verifier
 from cryptows.broker.counters import Counters
+from cryptows.broker.freshness import Freshness
 from cryptows.broker.journal import Journal
 from cryptows.broker.limits import Bans, RequestLimiter, Verdict, client_key
 from cryptows.broker.outbox import Outbox
@@ -81,6 +83,7 @@ class Desk(Protocol):
     journal: Journal
     routes: Routes
     counters: Counters
+    freshness: Freshness
 
     @property
     def table(self) -> ChannelTable:
@@ -102,13 +105,18 @@ class Answers:
 
     desk: Desk
 
-    def handle(self, peer: Peer, request: Request, now: float, now_ms: int) -> None:
-        """Answer one request."""
+    def handle(
+        self, peer: Peer, request: Request, now: float, now_ms: int
+    ) -> Recover | Query | None:
+        """Answer one request; return what the client's task has to read for the answer, if so."""
         if not self._within_limits(peer, request, now, now_ms):
-            return
+            return None
         try:
             match request.type:
                 case "subscribe":
+                    plan = self._plan(peer, request)
+                    if plan is not None:
+                        return plan
                     self.desk.between_passes(lambda: self._subscribe(peer, request, now_ms))
                 case "unsubscribe":
                     self.desk.between_passes(lambda: self._unsubscribe(peer, request, now_ms))
@@ -118,10 +126,17 @@ class Answers:
                     self._list(peer, request, now_ms)
                 case "ping":
                     peer.answer(request, envelope.message("pong", {}, now_ms, request.id))
+                case "history":
+                    assert request.channel is not None
+                    pattern = peer.session.readable(request.channel, self.desk.table)
+                    return read_query(request, pattern, self.desk.journal)
+                case "ack":
+                    self._acknowledge(peer, request, now_ms)
                 case _:
-                    raise RequestError("bad_request", f"{request.type}: not available")
+                    raise AssertionError(request.type)  # requests.checked() knows them all
         except RequestError as error:
             self._error(peer, error, request, now_ms)
+        return None
 
     def refuse(
         self, peer: Peer, error: RequestError, now: float, now_ms: int, blank: Request | None = None
@@ -134,6 +149,27 @@ class Answers:
         request.id = error.extra.pop("id", None)
         if self._within_limits(peer, request, now, now_ms):
             self._error(peer, error, request, now_ms)
+
+    def reject(self, peer: Peer, error: RequestError, request: Request, now_ms: int) -> None:
+        """Answer a request with an error that showed only while it was carried out."""
+        self._error(peer, error, request, now_ms)
+
+    def history(
+        self, peer: Peer, query: Query, events: Sequence[bytes], more: bool, now_ms: int
+    ) -> None:
+        """Answer a history request with the envelopes found; cut to what a client may be sent."""
+        room, fitting = self.desk.settings.delivery.outbox // 2, 0
+        for event in events:
+            room -= len(event) + 1
+            if room < 0:
+                break
+            fitting += 1
+        data = {
+            "channel": str(query.pattern),
+            "events": [msgspec.Raw(event) for event in events[:fitting]],
+            "more": more or fitting < len(events),
+        }
+        peer.answer(query.request, envelope.message("history", data, now_ms, query.request.id))
 
     def welcome(self, peer: Peer, now_ms: int) -> None:
         """Send the `connection` message, the first of every session."""
@@ -235,7 +271,7 @@ class Answers:
             first = outcome.denied[0]
             text = f"{first['channel']}: {first['message']}"
             error = RequestError(first["code"], text, {"denied": outcome.denied})
-            self._error(peer, error, request.id, now_ms)
+            self._error(peer, error, request, now_ms)
             return
         new = [p for p in outcome.granted if p not in session.patterns]
         self._route(peer, outcome.patterns)
@@ -243,7 +279,10 @@ class Answers:
         confirmed = envelope.message("subscription_confirmed", data, now_ms, request.id)
         journal = self.desk.journal
         values = snapshot_of(journal, self.desk.table, new, dict.fromkeys(new, journal.n))
-        peer.messages([(confirmed, None), *replayed(values, "snapshot")])
+        peer.answer(request, confirmed)
+        notices = [(text, None) for text in self.desk.freshness.notices(new, now_ms)]
+        if values or notices:
+            peer.messages([*replayed(values, "snapshot"), *notices])
 
     def _acknowledge(self, peer: Peer, request: Request, now_ms: int) -> None:
         """Keep how far a user has got, for `since: "last"`."""
@@ -255,7 +294,7 @@ class Answers:
         if position is not None:
             self.desk.set_cursor(user_id, position)
         data = {"offset": request.offset}
-        peer.message(envelope.message("ack", data, now_ms, request.id))
+        peer.answer(request, envelope.message("ack", data, now_ms, request.id))
 
     def _unsubscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
         if not peer.session.open:

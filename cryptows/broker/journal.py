@@ -11,8 +11,7 @@ stays below it: a client that has seen `n` has been sent everything up to `n`.
 
 from __future__ import annotations
 
-import itertools
-from collections import deque
+import bisect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -37,40 +36,57 @@ class Stream:
     last: Record | None = None
     price: float | None = None  # the last one seen, on `price_updates`
     heard: float = 0.0  # when its last event came in, on the dispatcher's clock
+    producer: str = ""  # who sent it
 
 
 @attrs.define
 class Ring:
-    """The latest records of one channel."""
+    """The latest records of one channel, in order of position."""
 
     limit: History
-    records: deque[Record] = attrs.field(factory=deque, init=False)
     bytes: int = attrs.field(default=0, init=False)
     lost: int = attrs.field(default=0, init=False)  # the highest n that is no longer here
+    _records: list[Record] = attrs.field(factory=list, init=False)
+    _start: int = attrs.field(default=0, init=False)  # what lies before is dropped, now and then
+
+    def __len__(self) -> int:
+        return len(self._records) - self._start
 
     def add(self, record: Record) -> None:
         """Append a record and drop what is over the bounds."""
-        self.records.append(record)
+        self._records.append(record)
         self.bytes += len(record.envelope)
         limit = self.limit
-        while len(self.records) > limit.events or self.bytes > limit.bytes:
+        while len(self) > limit.events or self.bytes > limit.bytes:
             self._drop()
 
     def expire(self, now_ms: int) -> None:
         """Drop what is older than the age bound."""
         oldest = now_ms - int(self.limit.age * 1000)
-        while self.records and self.records[0].timestamp < oldest:
+        while len(self) and self._records[self._start].timestamp < oldest:
             self._drop()
 
     def _drop(self) -> None:
-        record = self.records.popleft()
+        record = self._records[self._start]
         self.bytes -= len(record.envelope)
         self.lost = record.n
+        self._start += 1
+        if self._start * 2 > len(self._records):
+            del self._records[: self._start]
+            self._start = 0
 
-    def since(self, n: int) -> list[Record]:
-        """Return the records after position `n`, oldest first."""
-        newest = itertools.takewhile(lambda r: r.n > n, reversed(self.records))
-        return list(newest)[::-1]
+    def after(self, n: int, most: int) -> list[Record]:
+        """Return the first `most` records after position `n`, oldest first."""
+        first = bisect.bisect_right(self._records, n, lo=self._start, key=_position)
+        return self._records[first : first + most]
+
+    def newest(self, most: int) -> list[Record]:
+        """Return the last `most` records, oldest first."""
+        return self._records[max(self._start, len(self._records) - most) :]
+
+
+def _position(record: Record) -> int:
+    return record.n
 
 
 @attrs.define
@@ -80,6 +96,7 @@ class Journal:
     epoch: str
     max_streams: int
     n: int = 0  # the position of the last delivered record
+    known_seqs: dict[tuple[str, str | None], int] = attrs.field(factory=dict)  # from the store
     started_at: int = attrs.field(init=False)  # nothing before this position is in the rings
     streams: dict[tuple[str, str | None], Stream] = attrs.field(factory=dict, init=False)
     _channels: dict[str, set[str | None]] = attrs.field(factory=dict, init=False)
@@ -99,7 +116,7 @@ class Journal:
                     f"data.symbol: {len(self.streams)} streams exist, limits.streams allows no more"
                 )
                 raise BadEvent("too_many_streams", text)
-            stream = self.streams[key] = Stream(rules)
+            stream = self.streams[key] = Stream(rules, self.known_seqs.pop(key, 0))
             self._channels.setdefault(channel, set()).add(symbol)
         return stream
 
@@ -162,30 +179,40 @@ class Journal:
         """Return the last value of each stream that the patterns cover, in order of position."""
         found: dict[int, Record] = {}
         for pattern in patterns:
-            for symbol in self._symbols(pattern):
-                last = self.streams[pattern.channel, symbol].last
-                if last is not None:
-                    found[last.n] = last
+            for stream in self.covered(pattern):
+                if stream.last is not None:
+                    found[stream.last.n] = stream.last
         return [found[n] for n in sorted(found)]
 
-    def since(self, patterns: Iterable[Pattern], n: int) -> list[Record]:
-        """Return the kept records after position `n` that the patterns cover, in order."""
+    def after(self, starts: Mapping[Pattern, int], most: int) -> tuple[list[Record], int]:
+        """Return what the patterns cover after each one's own position, in order, and how far.
+
+        At most about `most` records; what lies up to the position returned is complete.
+        """
         found: dict[int, Record] = {}
-        for pattern in patterns:
+        end = self.n
+        for pattern, n in starts.items():
             ring = self.rings.get(pattern.channel)
-            if ring is not None:
-                found |= {r.n: r for r in ring.since(n) if pattern.matches(r.symbol)}
-        return [found[n] for n in sorted(found)]
+            if ring is None:
+                continue
+            records = ring.after(n, most)
+            if len(records) == most:
+                end = min(end, records[-1].n)
+            found |= {r.n: r for r in records if pattern.matches(r.symbol)}
+        return [found[n] for n in sorted(found) if n <= end], end
 
     def lost(self, channel: str) -> int:
         """The highest position of a channel that is no longer kept."""
         ring = self.rings.get(channel)
         return self.started_at if ring is None else ring.lost
 
+    def covered(self, pattern: Pattern) -> list[Stream]:
+        """Return the streams that a pattern covers."""
+        return [self.streams[pattern.channel, s] for s in self._symbols(pattern)]
+
     def heard(self, pattern: Pattern) -> float | None:
         """When the newest event came in that a pattern covers; None if there was none."""
-        times = [self.streams[pattern.channel, s].heard for s in self._symbols(pattern)]
-        return max(times, default=None)
+        return max((stream.heard for stream in self.covered(pattern)), default=None)
 
     def expire(self, now_ms: int) -> None:
         """Drop records over the age bounds (the stats task calls it now and then)."""

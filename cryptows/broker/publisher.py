@@ -62,6 +62,7 @@ class Publisher:
     counters: Counters
     dedup: Dedup
     store: bool = False  # whether durable events go through the store
+    producer: str = ""  # who sent the events that are being accepted
     touched: list[Audience] = attrs.field(factory=list, init=False)
     held: list[Held] = attrs.field(factory=list, init=False)
     _throttles: dict[str, Throttle] = attrs.field(factory=dict, init=False)
@@ -160,12 +161,12 @@ class Publisher:
                 passes, conflated = self._throttle(rules).offer((channel, event.symbol), event, now)
                 if not passes:
                     self.counters.throttled += 1
-                    stream.heard = now
+                    stream.heard, stream.producer = now, self.producer
                     continue
                 record = self._record(stream, channel, event, conflated)
             else:
                 record = self._record(stream, channel, event)
-            stream.heard = now
+            stream.heard, stream.producer = now, self.producer
             offset = record.offset
             delivered += self.spread(stream, record)
         if event.type == PRICED_TYPE and event.channel is None and event.price is not None:
@@ -175,7 +176,7 @@ class Publisher:
     def _record(
         self, stream: Stream, channel: str, event: Event, conflated: Conflated | None = None
     ) -> Record:
-        if conflated is not None:
+        if conflated is not None and stream.rules.keep_extremes:
             self.counters.conflated += 1
             extra = conflated.document()
             return self.journal.number(stream, channel, event, self.journal.n + 1, extra)
@@ -195,7 +196,7 @@ class Publisher:
         return self._publish_on(stream, found[0], derived, now)
 
     def _publish_on(self, stream: Stream, rules: ChannelClass, event: Event, now: float) -> int:
-        stream.heard = now
+        stream.heard, stream.producer = now, self.producer
         conflated = None
         if rules.throttle:
             key = (rules.name, event.symbol)
@@ -229,8 +230,7 @@ class Publisher:
         for throttle in self._throttles.values():
             for (channel, symbol), event, conflated in throttle.release(now):
                 stream = self.journal.streams[channel, symbol]
-                keep = conflated if stream.rules.keep_extremes else None
-                self.spread(stream, self._record(stream, channel, event, keep))
+                self.spread(stream, self._record(stream, channel, event, conflated))
 
     @property
     def next_due(self) -> float:

@@ -41,5 +41,5 @@ def serve(
     for name, value in (("log.level", log_level), ("log.format", log_format)):
         if value is not None:
             sets = (*sets, f"{name}={value}")
-    loaded = load_config(config_file, sets)
-    run(partial(daemon.serve, loaded))
+    reread = partial(load_config, config_file, sets)
+    run(partial(daemon.serve, reread(), reread=reread))

@@ -103,10 +103,9 @@ class Place:
         return target
 
     def _forget_old_ones(self) -> None:
-        stamps = (p for p in self.folder.glob(f"{NAME}.corrupt-*") if not p.name.endswith(
-            COMPANIONS[1:]
-        ))  # fmt: skip
-        for old in sorted(stamps, key=lambda p: p.stat().st_mtime_ns)[:-KEEP_ASIDE]:
+        found = self.folder.glob(f"{NAME}.corrupt-*")
+        copies = [path for path in found if not path.name.endswith(COMPANIONS[1:])]
+        for old in sorted(copies)[:-KEEP_ASIDE]:  # their names begin with when it was
             for companion in COMPANIONS:
                 Path(f"{old}{companion}").unlink(missing_ok=True)
             log.warning("old set-aside store removed", file=str(old), kept=KEEP_ASIDE)

@@ -8,6 +8,7 @@ outbox and a task for that. After about a millisecond of writes the other tasks 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from typing import TYPE_CHECKING
@@ -18,14 +19,26 @@ import trio
 from cryptows.broker.routes import Audience
 from cryptows.model.event import Event
 from cryptows.tasks.client import Client, now_ms
+from cryptows.tasks.ingest import FeedBatch
+from cryptows.tasks.keeper import Keeper
+from cryptows.wire.feedanswers import Done
 
 if TYPE_CHECKING:
     from cryptows.tasks.hub import Hub
-    from cryptows.tasks.ingest import FeedBatch
 
 SLICE = 0.001  # seconds of writing before the other tasks get a turn
 LOOK = 32  # writes between two looks at the clock
 MOST = 256  # events of one pass; with usual ones that is less than a socket takes at once
+
+
+class _Nobody:
+    """The replies of a batch without events."""
+
+    def done_for(self, index: int) -> Done:
+        raise AssertionError("a batch without events")
+
+
+NOTHING_NEW = FeedBatch([], _Nobody(), "")
 
 
 @attrs.define(eq=False)
@@ -34,7 +47,10 @@ class Dispatcher:
 
     hub: Hub
     events_in: trio.MemoryReceiveChannel[FeedBatch]
+    keeper: Keeper | None = None  # set before it runs, where there is a store
+    wake_in: trio.MemorySendChannel[FeedBatch] | None = None  # the other end, for `wake`
     _pause_at: float = attrs.field(default=0.0, init=False)
+    _read_at: float = attrs.field(default=math.inf, init=False)  # of the oldest event of a pass
 
     async def run(self) -> None:
         """Dispatch until `events_in` is closed and empty."""
@@ -45,11 +61,16 @@ class Dispatcher:
                 return
             if batch is not None:
                 await self._take(batch)
-            self.hub.publisher.release(trio.current_time())
-            await self._write()
+            await self._pass()
+
+    def wake(self) -> None:
+        """Begin a pass though no event came in. If none can be queued, one is due anyway."""
+        if self.wake_in is not None:
+            with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError):
+                self.wake_in.send_nowait(NOTHING_NEW)
 
     async def _wait(self) -> FeedBatch | None:
-        """Return the next batch, or None when a throttled event is due before."""
+        """Return the next batch, or None when something else has to be done before."""
         due = self.hub.publisher.next_due
         if due == math.inf:
             return await self.events_in.receive()
@@ -63,9 +84,10 @@ class Dispatcher:
             await trio.sleep(self.hub.settings.delivery.batch)
         room = MOST
         while True:
+            self._begin(batch)
             for index, event in enumerate(batch.events):
                 if not room:
-                    await self._write()
+                    await self._pass()
                     room = MOST
                 room -= 1
                 self._publish(batch, index, event)
@@ -74,17 +96,39 @@ class Dispatcher:
             except (trio.WouldBlock, trio.EndOfChannel):
                 return
             if len(batch.events) > room:
-                await self._write()
+                await self._pass()
                 room = MOST
+
+    def _begin(self, batch: FeedBatch) -> None:
+        if batch.keepalives:
+            now = trio.current_time()
+            self.hub.freshness.keep_alive(batch.keepalives, batch.producer, now)
+        self.hub.publisher.producer = batch.producer
+        if batch.events:
+            self._read_at = min(self._read_at, batch.read_at)
 
     def _publish(self, batch: FeedBatch, index: int, event: Event) -> None:
         done = batch.replies.done_for(index)
         self.hub.publisher.accept(event, trio.current_time(), now_ms(), done)
 
+    async def _pass(self) -> None:
+        """Add what has become due to what was published, and write it all."""
+        hub, keeper = self.hub, self.keeper
+        while True:
+            hub.publisher.release(trio.current_time())
+            if keeper is not None:
+                keeper.turn(trio.current_time(), now_ms())
+            await self._write()
+            if keeper is None or not keeper.overfull:
+                return
+            await keeper.wait()
+
     async def _write(self) -> None:
         """Write what the publisher noted to everybody it is for."""
         hub = self.hub
         touched = hub.publisher.start_pass()
+        before, read_at = hub.counters.sends, self._read_at
+        self._read_at = math.inf
         if not touched:
             await trio.lowlevel.checkpoint()
             return
@@ -96,6 +140,9 @@ class Dispatcher:
                 await self._write_audience(audience)
         finally:
             hub.end_pass()
+        if read_at < math.inf:
+            took = trio.current_time() - read_at
+            hub.counters.latency.add(took, hub.counters.sends - before)
 
     async def _write_audience(self, audience: Audience) -> None:
         records, audience.records = audience.records, []

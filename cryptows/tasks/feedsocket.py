@@ -13,7 +13,7 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import attrs
@@ -21,7 +21,6 @@ import trio
 
 from cryptows.config.settings import Feed
 from cryptows.model.errors import StartError
-from cryptows.tasks.inherited import inherited
 
 BACKLOG = 128
 NAME = "feed"  # of the descriptor that systemd passes
@@ -87,11 +86,10 @@ class FeedSocket:
         self.socket.close()
 
 
-def open_feed(feed: Feed, environ: Mapping[str, str] | None = None) -> FeedSocket:
-    """Return systemd's socket or open our own; raise StartError with what is in the way."""
-    passed = inherited(NAME, environ)
+def open_feed(feed: Feed, passed: Sequence[int] = ()) -> FeedSocket:
+    """Return the socket that systemd passed, or open our own; StartError: what is in the way."""
     if passed:
-        return FeedSocket(_checked(passed))
+        return FeedSocket(_checked([socket.socket(fileno=fd) for fd in passed]))
     path = Path(feed.socket)
     gid = _group("feed.group", feed.group) if feed.group else None
     _clear(path)
@@ -120,25 +118,27 @@ def _checked(passed: Iterable[socket.socket]) -> socket.socket:
 def _clear(path: Path) -> None:
     """Remove the file of a daemon that is gone; raise StartError if it is anything else."""
     try:
-        mode = path.lstat().st_mode
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise StartError(f"feed.socket: {path} exists and is not a socket")
+        if _is_served(path):
+            raise StartError(f"feed.socket: already running, somebody listens on {path}")
+        path.unlink(missing_ok=True)
     except FileNotFoundError:
-        return
+        pass
     except OSError as error:
         raise _cannot(path, error) from error
-    if not stat.S_ISSOCK(mode):
-        raise StartError(f"feed.socket: {path} exists and is not a socket")
+
+
+def _is_served(path: Path) -> bool:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # else a full backlog would hold us up
         try:
             probe.connect(str(path))
         except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
+            return False
         except BlockingIOError:
             pass
-        except OSError as error:
-            raise _cannot(path, error) from error
-    raise StartError(f"feed.socket: already running, somebody listens on {path}")
+    return True
 
 
 def _cannot(path: Path, error: OSError) -> StartError:

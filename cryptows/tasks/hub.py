@@ -7,10 +7,11 @@ off to its end, so that a client's confirmation never overtakes an event it shou
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Container
+from typing import Protocol, TypeVar
 
 import attrs
+import msgspec
 import trio
 
 from cryptows.broker.admission import ConnectionCounts
@@ -18,6 +19,7 @@ from cryptows.broker.answers import Answers
 from cryptows.broker.auth import Verifier
 from cryptows.broker.counters import Counters, Gauges
 from cryptows.broker.dedup import Dedup
+from cryptows.broker.freshness import Freshness
 from cryptows.broker.health import Health
 from cryptows.broker.journal import Journal
 from cryptows.broker.limits import Bans, RequestLimiter
@@ -27,9 +29,13 @@ from cryptows.broker.revocations import Revocations
 from cryptows.broker.routes import Routes
 from cryptows.config.settings import Settings
 from cryptows.model.channel import ChannelTable
+from cryptows.model.event import Event
+from cryptows.store.writer import StoreTask
 from cryptows.tasks.client import Client, now_ms
 from cryptows.tasks.reaper import Reaper
 from cryptows.wire.envelope import WIRES
+
+T = TypeVar("T")
 
 
 class FeedState(Protocol):
@@ -42,7 +48,12 @@ class FeedState(Protocol):
 
     @property
     def queued(self) -> int:
-        """Events accepted and not yet dispatched."""
+        """Batches accepted and not yet dispatched."""
+        ...
+
+    @property
+    def names(self) -> Container[str]:
+        """What the connected producers are called."""
         ...
 
 
@@ -62,6 +73,8 @@ class Hub:
     behind: dict[Client, None] = attrs.field(factory=dict)  # those with an outbox and a socket
     health: Health = attrs.field(factory=Health)
     feed: FeedState | None = None  # the ingest, once it runs
+    store: StoreTask | None = None
+    wake: Callable[[], None] | None = None  # makes the dispatcher begin a pass
     draining: bool = False
     writing: bool = attrs.field(default=False, init=False)
     _deferred: list[Callable[[], None]] = attrs.field(factory=list, init=False)
@@ -71,6 +84,7 @@ class Hub:
     seats: ConnectionCounts = attrs.field(init=False)
     origins: Origins = attrs.field(init=False)
     publisher: Publisher = attrs.field(init=False)
+    freshness: Freshness = attrs.field(init=False)
     answers: Answers = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -84,12 +98,31 @@ class Hub:
             self.settings.channels, self.settings.types, self.journal, self.routes,
             self.counters, Dedup(int(feed.dedup * 1000), feed.dedup_ids),
         )  # fmt: skip
+        self.freshness = Freshness(self.journal)
         self.answers = Answers(self)
 
     @property
     def table(self) -> ChannelTable:
         """The channels there are."""
         return self.settings.channels
+
+    def announce_store(self, state: str, reason: str, now_ms: int) -> None:
+        """Publish on `system_status` that durable events are (not) being stored."""
+        data = {"component": "store", "status": state, "reason": reason}
+        event = Event("system_status", msgspec.json.encode(data), now_ms)
+        self.publisher.accept(event, trio.current_time(), now_ms)
+        if self.wake is not None:
+            self.wake()
+
+    def is_durable(self, channel: str) -> bool:
+        """Whether a channel's events are stored."""
+        found = self.table.find(channel)
+        return found is not None and found[0].durable
+
+    def set_cursor(self, user_id: str, position: int) -> None:
+        """Remember how far a user acknowledged."""
+        if self.store is not None:
+            self.store.set_cursor(user_id, position)
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over what a reload changed; connected clients stay and keep what they have."""
@@ -134,6 +167,20 @@ class Hub:
             self._deferred.append(change)
         else:
             change()
+
+    async def at_rest(self, decide: Callable[[], T]) -> T:
+        """Return what `decide` returns when called between two passes."""
+        if not self.writing:
+            return decide()
+        done, results = trio.Event(), []
+
+        def change() -> None:
+            results.append(decide())
+            done.set()
+
+        self._deferred.append(change)
+        await done.wait()
+        return results[0]
 
     def end_pass(self) -> None:
         """Make the changes that were put off; the dispatcher calls it after each pass."""

@@ -8,7 +8,7 @@ What one producer does costs the others no more than a slice of time. See `tasks
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
 import attrs
 import structlog
@@ -47,6 +47,21 @@ class Ingest:
         """Raises StartError if a user or group in the settings does not exist."""
         self._guard = Guard.of(self.settings.feed)
         self.decoder = FeedDecoder(self.settings)
+
+    @property
+    def producers(self) -> int:
+        """Feed connections."""
+        return len(self._producers)
+
+    @property
+    def names(self) -> Container[str]:
+        """What the connected producers are called."""
+        return self.stats.producers
+
+    @property
+    def queued(self) -> int:
+        """Batches that wait for the dispatcher."""
+        return self.events_in.statistics().current_buffer_used
 
     def reconfigure(self, settings: Settings) -> None:
         """Take over channels and event types after a reload."""
@@ -93,8 +108,6 @@ class Ingest:
             self.stats.producers[stats.name] = stats
             try:
                 await producer.run()
-            except trio.BrokenResourceError:
-                pass  # the dispatcher is gone: the daemon stops
             except Exception:
                 self.stats.counters.bugs += 1
                 log.exception("producer failed", producer=stats.name)

@@ -214,11 +214,13 @@ class Producer:
         if slice_.events:
             self.stats.events += len(slice_.events)
             self.stats.last_event = self._ingest.now_ms()
-        await self._ingest.events_in.send(
-            FeedBatch(
-                slice_.events, replies, self.stats.name, slice_.keepalives, trio.current_time()
-            )
+        batch = FeedBatch(
+            slice_.events, replies, self.stats.name, slice_.keepalives, trio.current_time()
         )
+        try:
+            await self._ingest.events_in.send(batch)
+        except trio.BrokenResourceError:  # the dispatcher is gone: the daemon ends
+            self._scope.cancel()
 
     # writing
 

@@ -1,0 +1,72 @@
+"""The keeper: takes durable events to the store and back to the dispatcher.
+
+One batch is on its way at a time; what comes in meanwhile gathers into the next, so batches grow by
+themselves under load. When the store refuses (its breaker is open) a batch comes back at once, and
+is delivered live but unstored: the acknowledgements say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from cryptows.broker.publisher import Held
+from cryptows.store.jobs import Append
+from cryptows.store.writer import StoreTask
+
+if TYPE_CHECKING:
+    from cryptows.tasks.hub import Hub
+
+MOST_HELD = 20_000  # durable events that may gather behind a commit before the feed has to wait
+
+
+@attrs.define(eq=False)
+class Keeper:
+    """Between the publisher and the store. `wake`: make the dispatcher begin a pass."""
+
+    hub: Hub
+    store: StoreTask
+    wake: Callable[[], None]
+    _flying: list[Held] | None = attrs.field(default=None, init=False)
+    _outcome: bool | None = attrs.field(default=None, init=False)  # whether it was stored
+    _came_back: trio.Event = attrs.field(factory=trio.Event, init=False)
+
+    def turn(self, now: float, now_ms: int) -> None:
+        """Deliver the batch that came back, and send the next on its way; called in each pass."""
+        self.store.used(self.hub.journal.n)
+        if self._flying is not None and self._outcome is not None:
+            batch, self._flying = self._flying, None
+            self.hub.publisher.settle(batch, self._outcome, now, now_ms)
+            self._outcome = None
+        if self._flying is None and self.hub.publisher.held:
+            self._send()
+
+    def _send(self) -> None:
+        batch = self._flying = self.hub.publisher.number_held()
+        records = tuple(
+            record for held in batch for stream, record in held.records if stream.rules.durable
+        )
+        ids = tuple(
+            (held.event.id, held.records[-1][1].n) for held in batch if held.event.id is not None
+        )
+        if not self.store.put(Append(records, ids, self._done)):
+            self._done(False)
+
+    def _done(self, stored: bool) -> None:
+        self._outcome = stored
+        self._came_back.set()
+        self.wake()
+
+    @property
+    def overfull(self) -> bool:
+        """Whether so much waits, or numbers are so scarce, that nothing further may be taken."""
+        return len(self.hub.publisher.held) >= MOST_HELD or self.hub.journal.full
+
+    async def wait(self) -> None:
+        """Wait until the batch under way has come back; at most about `store.timeout`."""
+        if self._flying is not None and self._outcome is None:
+            self._came_back = trio.Event()
+            await self._came_back.wait()
