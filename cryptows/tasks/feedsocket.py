@@ -13,7 +13,7 @@ import pwd
 import socket
 import stat
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -23,7 +23,6 @@ from cryptows.config.settings import Feed
 from cryptows.model.errors import StartError
 
 BACKLOG = 128
-NAME = "feed"  # of the descriptor that systemd passes
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Python does not name it
 MAX_GROUPS = 256  # Python reads at most 1 KiB; beyond it only the primary group counts
 
@@ -87,9 +86,9 @@ class FeedSocket:
 
 
 def open_feed(feed: Feed, passed: Sequence[int] = ()) -> FeedSocket:
-    """Return the socket that systemd passed, or open our own; StartError: what is in the way."""
+    """Open the socket, or take the one whose descriptor systemd passed; raises StartError."""
     if passed:
-        return FeedSocket(_checked([socket.socket(fileno=fd) for fd in passed]))
+        return FeedSocket(_adopt(passed))
     path = Path(feed.socket)
     gid = _group("feed.group", feed.group) if feed.group else None
     _clear(path)
@@ -108,10 +107,12 @@ def open_feed(feed: Feed, passed: Sequence[int] = ()) -> FeedSocket:
     return FeedSocket(sock, path, _inode(path))
 
 
-def _checked(passed: Iterable[socket.socket]) -> socket.socket:
-    first, *others = passed
+def _adopt(passed: Sequence[int]) -> socket.socket:
+    first, *others = [socket.socket(fileno=fd) for fd in passed]
     if others or first.family != socket.AF_UNIX or first.type != socket.SOCK_STREAM:
-        raise StartError(f'systemd passed "{NAME}": expected one Unix stream socket')
+        for sock in (first, *others):
+            sock.close()
+        raise StartError("the feed's socket from systemd: expected one Unix stream socket")
     return first
 
 

@@ -75,7 +75,9 @@ class FeedDecoder:
         """Check what the line's fields say, cheapest first."""
         kind = self._kinds.get(head.type)
         if kind is None:
-            raise BadEvent("unknown_type", "type: " + feedfields.no_such(head.type, self._kinds))
+            raise BadEvent(
+                "unknown_type", "type: " + feedfields.no_such(head.type, tuple(self._kinds))
+            )
         timestamp = head.timestamp
         if timestamp is None:
             timestamp = now_ms
@@ -123,7 +125,7 @@ class FeedDecoder:
     def _remember_channel(self, kind: _Kind, channel: str) -> None:
         found = self._channels.find(channel)
         if found is None:
-            names = [c.name for c in self._channels.classes]
+            names = tuple(c.name for c in self._channels.classes)
             raise BadEvent("unknown_channel", "channel: " + feedfields.no_such(channel, names))
         cls, owner = found
         routes = kind.type.channels + (kind.type.user_channels or ())
@@ -184,7 +186,7 @@ class FeedDecoder:
         channel, colon, symbol = name.partition(":")
         found = self._channels.find(channel)
         if found is None:
-            names = [c.name for c in self._channels.classes]
+            names = tuple(c.name for c in self._channels.classes)
             raise BadEvent("unknown_channel", f"{where}: " + feedfields.no_such(channel, names))
         if colon:
             check_symbol(symbol, where)

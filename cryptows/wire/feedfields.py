@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import functools
 import itertools
 import math
 import re
-from collections.abc import Iterable
 
 import attrs
 import msgspec
@@ -165,10 +165,11 @@ def hello(raw: bytes, _now_ms: int) -> Hello:
     return Hello(producer, acks == b"true")
 
 
-def no_such(name: str, known: Iterable[str]) -> str:
+@functools.lru_cache(maxsize=256)  # a wrong producer is wrong thousands of times a second
+def no_such(name: str, known: tuple[str, ...]) -> str:
     """Return that a name is not known, with the nearest one that is."""
     found = shown(msgspec.json.encode(name))
     near = difflib.get_close_matches(name, known, n=1) if len(name) <= MAX_ID else []
     if near:
         return f'{found} is not known; did you mean "{near[0]}"?'
-    return f"{found} is not known; there are " + ", ".join(itertools.islice(known, MAX_NAMED))
+    return f"{found} is not known; there are " + ", ".join(known[:MAX_NAMED])
