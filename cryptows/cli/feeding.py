@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 WRITE = 64 * 1024  # bytes gathered for one write
-EXCERPT = 200  # bytes kept of a line until its answer is there, to show it if it was refused
+EXCERPT = 200  # bytes shown of a line that was refused; one more is kept until its answer comes
 
 
 class _Error(msgspec.Struct):
@@ -29,6 +29,7 @@ class Answer(msgspec.Struct):
     ok: bool
     line: int | None = None
     delivered_to: int = 0
+    duplicate: bool = False
     error: _Error | None = None
 
 
@@ -60,6 +61,7 @@ class Counts:
     accepted: int = 0
     refused: int = 0
     delivered: int = 0
+    duplicates: int = 0
 
 
 @attrs.define
@@ -125,6 +127,7 @@ class FeedClient:
             if sent is not None and sent.number:
                 self.counts.accepted += 1
                 self.counts.delivered += answer.delivered_to
+                self.counts.duplicates += answer.duplicate
             return
         self.counts.refused += 1
         error = answer.error or _Error()

@@ -130,7 +130,7 @@ class Listener:
         except HandshakeError as error:
             return Ending(f"the handshake failed: {error}", come_back=False)
         except ssl.SSLError as error:
-            return Ending(f"TLS failed: {error.reason}", come_back=False)
+            return Ending(f"TLS failed: {error.strerror or error}", come_back=False)
         except OSError as error:
             return Ending(f"cannot connect: {error.strerror or error}")
 

@@ -80,7 +80,9 @@ class Recorded:
         if at is not None:
             if self._zero is None:
                 self._zero = at
-            self._last = max(self._last, self._base + (at - self._zero) / 1000)
+            due = self._base + (at - self._zero) / 1000
+            if self._last < due < math.inf:
+                self._last = due
         return self._last
 
     def again(self) -> None:

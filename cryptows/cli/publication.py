@@ -10,12 +10,13 @@ import os
 import stat
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Protocol
 
 import attrs
 import trio
 
 from cryptows.cli.feed_progress import Progress
-from cryptows.cli.feeding import Counts, FeedClient, Refused
+from cryptows.cli.feeding import EXCERPT, Counts, FeedClient, Refused
 from cryptows.cli.pacing import Pace
 from cryptows.cli.terminal import Failure, NotRunning
 
@@ -69,17 +70,32 @@ def open_source(file: str) -> Source:
     return source
 
 
+class Lines(Protocol):
+    """What Publication needs of a source."""
+
+    name: str
+
+    def rewind(self) -> None:
+        """Begin anew."""
+        ...
+
+    async def read(self) -> bytes:
+        """Return the next piece, nothing at the end."""
+        ...
+
+
 @attrs.define
 class Publication:
     """Publishes a source `repeat` times (0: for ever) to the feed socket at `path`."""
 
-    source: Source
+    source: Lines
     pace: Pace
     repeat: int
     path: str
     view: Progress
     connect: Callable[[str], Awaitable[trio.abc.HalfCloseableStream]] = trio.open_unix_socket
     counts: Counts = attrs.field(factory=Counts, init=False)
+    _closed: bool = attrs.field(default=False, init=False)
     _started: float = attrs.field(default=0.0, init=False)
     _ended: float = attrs.field(default=0.0, init=False)
 
@@ -95,19 +111,24 @@ class Publication:
                 self._ended = trio.current_time()
         missing = [sent for sent in client.unanswered if sent.number]
         if missing:
-            raise Failure(
-                f"{self.source.name}:{missing[0].number}: the daemon closed the connection; "
-                f"it did not answer this line{_and_more(len(missing) - 1)}"
+            what = (
+                "the daemon closed the connection without an answer"
+                if self._closed
+                else f"no answer within {LAST_ANSWERS:g} s"
             )
+            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+            place = f"{self.source.name}:{missing[0].number}"
+            raise Failure(f"{place}: {what} to this line{more}")
 
     def summary(self, finished: bool) -> str:
         """Return what was achieved, in one line."""
         counts, seconds = self.counts, self._ended - self._started
+        duplicates = f", {counts.duplicates} duplicates" if counts.duplicates else ""
         lines = "line" if counts.sent == 1 else "lines"
         return (
             f"{'published' if finished else 'interrupted:'} {counts.sent} {lines} "
             f"in {seconds:.1f} s: {counts.accepted} accepted, {counts.refused} refused, "
-            f"{counts.delivered} deliveries"
+            f"{counts.delivered} deliveries{duplicates}"
         )
 
     async def _connect(self) -> trio.abc.HalfCloseableStream:
@@ -130,6 +151,7 @@ class Publication:
 
         async def read_answers() -> None:
             await client.read_answers()
+            self._closed = True
             feeding.cancel()  # a daemon that has gone reads no more lines
             answered.set()
 
@@ -203,9 +225,5 @@ def describe(name: str, refused: Refused) -> str:
     text = f"{place}: {refused.message} ({refused.code})"
     if not refused.number:
         return text
-    excerpt = refused.excerpt.decode(errors="backslashreplace")
-    return f"{text}\n    {excerpt}"
-
-
-def _and_more(count: int) -> str:
-    return f" and {count} more" if count else ""
+    excerpt = refused.excerpt[:EXCERPT].decode(errors="backslashreplace")
+    return f"{text}\n    {excerpt}{'…' if len(refused.excerpt) > EXCERPT else ''}"

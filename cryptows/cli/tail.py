@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 import click
 
 from cryptows.cli.options import config_options, load_settings
 
 VARIABLE = "CRYPTOWS_TOKEN"
+EXAMPLE = "ws://127.0.0.1:3000/ws"
+
+
+def _url(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Check what else would fail in the middle of connecting."""
+    if value is None:
+        return None
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in ("ws", "wss") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise click.BadParameter(f'"{value}" is no URL of a WebSocket, such as {EXAMPLE}')
+    return value
 
 
 @click.command(short_help="Subscribe, and print every event as a line of JSON.")
 @click.argument("channels", nargs=-1, required=True, metavar="CHANNEL…")
-@click.option("--url", metavar="URL", help="ws:// or wss:// of /ws, else from server.listen.")
+@click.option(
+    "--url", callback=_url, metavar="URL", help="Where to connect, else from server.listen."
+)
 @click.option(
     "--token-file",
     type=click.Path(dir_okay=False),
