@@ -64,6 +64,7 @@ class Layers:
 
     assignments: list[Assignment] = attrs.field(factory=list)
     problems: list[str] = attrs.field(factory=list)
+    warnings: list[str] = attrs.field(factory=list)
     _layer: int = 0
 
     def add_document(self, document: Document) -> None:
@@ -103,9 +104,16 @@ class Layers:
                 )
         self._layer += 1
         for variable in sorted(environ):
-            if variable.startswith(PREFIX) and variable not in NOT_SETTINGS:
-                path = names(tuple(variable.removeprefix(PREFIX).split("__")))
-                self._add_text(path, environ[variable], f"environment {variable}")
+            if not variable.startswith(PREFIX) or variable in NOT_SETTINGS:
+                continue
+            parts = tuple(variable.removeprefix(PREFIX).split("__"))
+            if len(parts) == 1:
+                # Every setting has a section, so this is somebody else's: a script's, a bench's.
+                self.warnings.append(
+                    f"environment {variable}: no setting; expected {PREFIX}SECTION__KEY"
+                )
+                continue
+            self._add_text(names(parts), environ[variable], f"environment {variable}")
 
     def add_sets(self, sets: Sequence[str]) -> None:
         """Add what `--set section.key=value` flags say."""

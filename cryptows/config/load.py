@@ -64,7 +64,7 @@ def load(
     given = Given(posixpath.dirname(documents[0].name) if documents else "")
     for assignment in layers.assignments:
         given.take(assignment)
-    warnings = given.choose("auth.secret", "auth.secret_file")
+    warnings = layers.warnings + given.choose("auth.secret", "auth.secret_file")
     settings, problems = _assemble(given)
     problems = [*layers.problems, *given.problems, *problems]
     problems += find_problems(settings, given.origins)

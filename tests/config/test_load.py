@@ -179,12 +179,6 @@ def test_what_a_flag_may_not_say(flag, problem):
             "unknown setting delivery.outbx; did you mean delivery.outbox?",
         ),
         (
-            "CRYPTOWS_DELIVERY_OUTBOX",
-            "unknown setting delivery_outbox; did you mean delivery.outbox?",
-        ),
-        ("CRYPTOWS_DELIVERY", "delivery is a table; expected delivery.KEY"),
-        ("CRYPTOWS_", "unknown setting "),
-        (
             "CRYPTOWS_DELIVERY__OUTBOX",
             'delivery.outbox is "1"; expected 4KiB to 64MiB (default 1MiB)',
         ),
@@ -192,6 +186,15 @@ def test_what_a_flag_may_not_say(flag, problem):
 )
 def test_what_a_variable_may_not_say(variable, problem):
     assert problems_of(environ={variable: "1"}) == [f"environment {variable}: {problem}"]
+
+
+@pytest.mark.parametrize("variable", ["CRYPTOWS_DELIVERY_OUTBOX", "CRYPTOWS_DELIVERY", "CRYPTOWS_"])
+def test_a_variable_that_names_no_section_is_only_warned_about(variable):
+    loaded = load(None, environ={variable: "1"})
+
+    assert loaded.warnings == [
+        f"environment {variable}: no setting; expected CRYPTOWS_SECTION__KEY"
+    ]
 
 
 @pytest.mark.parametrize(
