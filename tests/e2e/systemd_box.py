@@ -68,7 +68,7 @@ pivot_root . mnt
 umount -l /mnt
 mount --make-rshared /  # else credentials do not appear in the services' own namespaces
 exec env -i PATH="$PATH" container=box "$SYSTEMD" --system --unit=box.target --show-status=false \
-    --log-target=null
+    --log-target=journal
 """
 
 
