@@ -21,7 +21,7 @@ from cryptows.model.errors import StartError
 from cryptows.store import link
 from cryptows.store.link import Connect, Link, is_damage
 from cryptows.store.place import Place, unusable
-from cryptows.store.schema import ForeignError, number, prepare, transaction
+from cryptows.store.schema import ForeignError, check_owner, number, prepare, transaction
 
 log = structlog.get_logger()
 
@@ -78,6 +78,9 @@ class StoreFile:
             self._load()
 
     def _load(self) -> None:
+        # Before the writer, who switches to WAL: another program's file is not to be changed.
+        with contextlib.closing(self._connect(self.place.file, self._patience)) as connection:
+            check_owner(connection)
         with self.writer.use() as connection:
             before, after = prepare(connection)
             if before == 0:

@@ -60,6 +60,15 @@ class ForeignError(Exception):
     """The file is no cryptows store, or one that is broken; it can only be set aside."""
 
 
+def check_owner(connection: sqlite3.Connection) -> None:
+    """Raise ForeignError if another program made the file. Changes nothing in it."""
+    owner = number(connection, "PRAGMA application_id")
+    version = number(connection, "PRAGMA user_version")
+    tables = number(connection, "SELECT count(*) FROM sqlite_schema")
+    if owner != APPLICATION_ID and (owner or version or tables):
+        raise ForeignError(f"application id is {owner:#x}; expected {APPLICATION_ID:#x}")
+
+
 def prepare(
     connection: sqlite3.Connection, migrations: Sequence[Migration] = MIGRATIONS
 ) -> tuple[int, int]:
@@ -68,11 +77,8 @@ def prepare(
     ForeignError: another program's file. StartError: a newer cryptows wrote it, and what this one
     would do to it nobody knows. sqlite3.Error: what SQLite says; the file is as it was.
     """
+    check_owner(connection)
     before = number(connection, "PRAGMA user_version")
-    owner = number(connection, "PRAGMA application_id")
-    tables = number(connection, "SELECT count(*) FROM sqlite_schema")
-    if owner != APPLICATION_ID and (owner or before or tables):
-        raise ForeignError(f"application id is {owner:#x}; expected {APPLICATION_ID:#x}")
     if before > len(migrations):
         raise StartError(
             f"the store has schema {before}, written by a newer cryptows; "
