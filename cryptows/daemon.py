@@ -33,6 +33,7 @@ from cryptows.config.settings import Settings
 from cryptows.files import read_key_file
 from cryptows.model.errors import CryptowsError, Refusal, StartError
 from cryptows.notify import Notifier, listen_fds, watchdog_interval
+from cryptows.redact import protect
 from cryptows.store.sqlite import Database
 from cryptows.store.writer import StoreTask
 from cryptows.tasks import housekeeper, stats
@@ -102,6 +103,7 @@ def _open(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -
     """Open everything, or nothing: raises ConfigError or StartError."""
     settings = loaded.settings
     keys = read_keys(settings, loaded.origins, read_key_file, environ)
+    protect(keys.all)
     passed = listen_fds(environ)
     feed = stack.enter_context(closing(open_feed(settings.feed, passed.get("feed", []))))
     http = adopt(passed.get("http", [])) or open_listeners(
@@ -263,6 +265,7 @@ class Daemon:
             raise
         finally:
             self._notifier.ready("ready")
+        protect(keys.all)
         live, pending = changed(hub.settings, loaded.settings)
         hub.keys = tuple(keys.all)
         self._take_over(merge_live(hub.settings, loaded.settings))
