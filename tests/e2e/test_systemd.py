@@ -270,8 +270,14 @@ def test_a_loop_that_turns_is_left_alone(box):
     assert show(box, "NRestarts", "ActiveState") == ("0", "active")
 
 
-@pytest.mark.parametrize("text", [CONFIG + "limits.request = 5\n", 'auth.secret = "short"\n'])
-def test_a_configuration_that_cannot_be_used_is_tried_once(box, text):
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (CONFIG + "limits.request = 5\n", "limits.request"),
+        ('auth.secret = "short"\n', "auth.secret"),
+    ],
+)
+def test_a_configuration_that_cannot_be_used_is_tried_once(box, text, why):
     configure(box, text)
 
     started = box.run("systemctl", "start", "cryptows.service", check=False)
@@ -279,6 +285,7 @@ def test_a_configuration_that_cannot_be_used_is_tried_once(box, text):
 
     assert started.returncode != 0
     assert show(box, "ActiveState", "ExecMainStatus", "NRestarts") == ("failed", "78", "0")
+    assert any(why in entry["MESSAGE"] for entry in journal(box, "-p", "err"))
 
 
 def test_the_journal_has_priorities_and_no_key(box):
