@@ -109,7 +109,7 @@ class Answers:
         self, peer: Peer, request: Request, now: float, now_ms: int
     ) -> Recover | Query | None:
         """Answer one request; return what the client's task has to read for the answer, if so."""
-        if not self._within_limits(peer, request, now, now_ms):
+        if not self.within_limits(peer, request, now, now_ms):
             return None
         try:
             match request.type:
@@ -147,7 +147,7 @@ class Answers:
         """
         request = blank or Request("")
         request.id = error.extra.pop("id", None)
-        if self._within_limits(peer, request, now, now_ms):
+        if self.within_limits(peer, request, now, now_ms):
             self._error(peer, error, request, now_ms)
 
     def reject(self, peer: Peer, error: RequestError, request: Request, now_ms: int) -> None:
@@ -205,7 +205,7 @@ class Answers:
 
     # limits
 
-    def _within_limits(self, peer: Peer, request: Request, now: float, now_ms: int) -> bool:
+    def within_limits(self, peer: Peer, request: Request, now: float, now_ms: int) -> bool:
         """Count a request; answer the one that is too many, and ban who will not listen."""
         desk, session = self.desk, peer.session
         desk.counters.requests += 1

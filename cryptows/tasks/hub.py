@@ -202,6 +202,8 @@ class Hub:
 
     def forget(self, client: Client, code: int) -> None:
         """A client is gone; `code` is how it ended."""
-        if self.clients.pop(client.session.id, None) is not None:
+        # A recovered session keeps its id, so another client may stand there by now.
+        if self.clients.get(client.session.id) is client:
+            del self.clients[client.session.id]
             self.counters.disconnected(code)
         self.between_passes(lambda: self.routes.leave(client))

@@ -69,6 +69,10 @@ class Recovery:
         since = await self._since()
         floors = await self._floors()
         await self.hub.at_rest(partial(self._begin, since, floors))
+        await self._replay()
+
+    async def _replay(self) -> None:
+        """Send what was missed piece by piece; returns when the client is live, or gone."""
         while self.client.session.open:
             await self._taken()
             stored = await self._read_stored()
