@@ -143,6 +143,7 @@ def start_own(place: Place) -> list[str]:
         "limits.connections_per_address": 100_000,
         "limits.connections_per_user": 100_000,
         "limits.accept_rate": 100_000,
+        "limits.requests": 1_000_000,
         "channels.market_data.throttle": "0s",
     }
     sets = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
