@@ -35,11 +35,13 @@ def serve(
     """
     from functools import partial
 
-    from cryptows import daemon
+    from cryptows import daemon, log
     from cryptows.cli.running import run
 
     for name, value in (("log.level", log_level), ("log.format", log_format)):
         if value is not None:
             sets = (*sets, f"{name}={value}")
     reread = partial(load_config, config_file, sets)
-    run(partial(daemon.serve, reread(), reread=reread))
+    loaded = reread()
+    log.install_hooks()
+    run(partial(daemon.serve, loaded, reread=reread))
