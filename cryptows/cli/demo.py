@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from cryptows.cli.terminal import say
+
 
 @click.command(short_help="See it work: a daemon, a simulated bot, live clients.")
 @click.option(
@@ -26,4 +28,6 @@ def demo(seconds: float | None) -> None:
     from cryptows.cli.running import run_until_signal
     from cryptows.cli.show import Show
 
-    run_until_signal(Show(seconds).run)
+    show = Show(seconds)
+    run_until_signal(show.run)
+    say(show.summary())

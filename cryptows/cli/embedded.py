@@ -46,6 +46,7 @@ socket = "feed.sock"
 secret_file = "token.key"
 [cors]
 origins = ["*"]
+credentials = false
 [log]
 format = "text"
 """

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import attrs
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 LINES_EVERY = 1.0  # seconds
 TABLE_EVERY = 0.25
+SWITCH = 0.0005  # seconds until a thread must let another run
 
 
 class Screen(Protocol):
@@ -67,6 +70,7 @@ class LiveTable:
         from rich.console import Console
         from rich.live import Live
 
+        sys.setswitchinterval(SWITCH)
         self._clock_ms = clock_ms
         self._live = Live(console=Console(), auto_refresh=False)
 
@@ -74,7 +78,9 @@ class LiveTable:
         begin = self._clock_ms()
         self._live.start()
         while True:
-            self._live.update(table_of(watchers, counts, self._clock_ms(), begin), refresh=True)
+            table = table_of(watchers, counts, self._clock_ms(), begin)
+            # Drawing takes 20 ms, which would count as latency if the clients had to wait for it.
+            await trio.to_thread.run_sync(partial(self._live.update, table, refresh=True))
             await trio.sleep(TABLE_EVERY)
 
     def close(self) -> None:
@@ -83,13 +89,17 @@ class LiveTable:
 
 def table_of(watchers: Sequence[Watcher], counts: Counts, now_ms: float, begin_ms: float) -> Table:
     """Return the table of all channels."""
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     lost = sum(watcher.lost for watcher in watchers)
     fed = f"fed {counts.sent} events, {counts.delivered} deliveries, {lost} lost"
     seconds = (now_ms - begin_ms) / 1000
-    table = Table(caption=f"{fed}, {seconds:.0f} s; Ctrl-C ends it", expand=True)
+    caption = f"{fed}, {seconds:.0f} s; Ctrl-C ends it"
+    table = Table(
+        caption=caption, box=SIMPLE_HEAD, expand=True, pad_edge=False, collapse_padding=True
+    )
     table.add_column("channel", no_wrap=True, style="cyan")
     table.add_column("as", no_wrap=True, style="dim")
     table.add_column("last message", no_wrap=True, ratio=1, overflow="ellipsis")

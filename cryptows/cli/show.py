@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import attrs
+import click
 import trio
 
 from cryptows import __version__
@@ -24,7 +25,7 @@ from cryptows.cli.embedded import Embedded, embedded_daemon
 from cryptows.cli.feeding import FeedClient, Refused
 from cryptows.cli.listening import Listener
 from cryptows.cli.screen import Screen, screen_on_stdout
-from cryptows.cli.terminal import say, show_pairs
+from cryptows.cli.terminal import fancy, say
 from cryptows.cli.watching import Watcher
 
 TOKEN_LIFE = 86400.0  # seconds; who pastes it may come back after lunch
@@ -63,7 +64,6 @@ class Show:
                 await self._play(daemon, tokens, screen)
             finally:
                 screen.close()
-            say(self._summary(screen))
 
     async def _play(self, daemon: Embedded, tokens: dict[str, str], screen: Screen) -> None:
         async with trio.open_nursery() as nursery:
@@ -97,7 +97,8 @@ class Show:
         await feed.greet()
         return feed
 
-    def _summary(self, screen: Screen) -> str:
+    def summary(self) -> str:
+        """Return what it came to, once everything has ended."""
         received = sum(view.count for w in self._watchers for view in w.views.values())
         lost = sum(w.lost for w in self._watchers)
         refused = f", {len(self._refused)} refused" if self._refused else ""
@@ -110,7 +111,10 @@ async def _run_bot(feed: FeedClient) -> None:
     while True:
         for event in bot.step(clock_ms()):
             await feed.send(bot.steps, json.dumps(event, separators=(",", ":")).encode())
-        await feed.flush()
+        try:
+            await feed.flush()
+        except trio.BrokenResourceError:
+            return  # the daemon has gone; whoever watches it says so
         await trio.sleep_until(begin + bot.steps * STEP)
 
 
@@ -128,15 +132,17 @@ def introduce(daemon: Embedded, tokens: dict[str, str]) -> None:
     ]  # fmt: skip
     alert = {"type": "user_alert", "user_id": GRID_USER, "data": {"message": "hello"}}
     publish = [*command, "publish", "--socket", daemon.feed_socket]
-    say(f"cryptows {__version__}: a daemon, a simulated bot and two clients; Ctrl-C ends them\n")
-    show_pairs([
-        ("url", daemon.url),
-        (f"user {GRID_USER}", tokens["user"]),
-        ("admin", tokens["admin"]),
-        ("subscribe", shlex.join(tail)),
-        ("publish", f"echo {shlex.quote(json.dumps(alert))} | {shlex.join(publish)}"),
-        ("socket.io", socketio_snippet(daemon.http, tokens["user"])),
-    ])  # fmt: skip
+    say(f"cryptows {__version__}: a daemon, a simulated bot and two clients; Ctrl-C ends them")
+    # Each on a line of its own that is left to the terminal to wrap: so it can be copied whole.
+    for title, text in (
+        ("URL", daemon.url),
+        (f"Token of user {GRID_USER}", tokens["user"]),
+        ("Token of an admin", tokens["admin"]),
+        ("Subscribe, in another terminal", shlex.join(tail)),
+        ("Publish", f"echo {shlex.quote(json.dumps(alert))} | {shlex.join(publish)}"),
+        ("Socket.IO", socketio_snippet(daemon.http, tokens["user"])),
+    ):
+        say(f"\n{click.style(title, bold=fancy())}\n{text}")
     say("")
 
 

@@ -103,8 +103,10 @@ def brief(kind: str, data: dict[str, Any]) -> str:
     """Return an event in a few words."""
     get = data.get
     match kind:
+        case "market_data_update" if "previousPrice" in data:
+            return f"{get('symbol')} {get('price')}, before {get('previousPrice')}"
         case "market_data_update":
-            return f"{get('symbol')} {get('price')} ({get('change24h', 0):+} %)"
+            return f"{get('symbol')} {get('price')} ({get('change24h', 0):+.2f} %)"
         case "trading_signal":
             return f"{get('symbol')} {get('direction')}, confidence {get('confidence')}"
         case "trade_execution":

@@ -86,7 +86,8 @@ def test_a_confirmation_is_passed_on():
 @pytest.mark.parametrize(
     ("kind", "data", "text"),
     [
-        ("market_data_update", {"symbol": "A", "price": 2, "change24h": 0.5}, "A 2 (+0.5 %)"),
+        ("market_data_update", {"symbol": "A", "price": 2, "change24h": 0.5}, "A 2 (+0.50 %)"),
+        ("market_data_update", {"symbol": "A", "price": 2, "previousPrice": 1}, "A 2, before 1"),
         ("trading_signal", {"symbol": "A", "direction": "long", "confidence": 0.7},
          "A long, confidence 0.7"),
         ("trade_execution", {"side": "buy", "quantity": 1, "symbol": "A", "price": 2},
