@@ -12,7 +12,6 @@ import difflib
 import functools
 import itertools
 import math
-import re
 
 import attrs
 import msgspec
@@ -30,8 +29,7 @@ MAX_TIMESTAMP = 253_402_300_799_999
 # As ms these are three months of 1970, as seconds the years 2001 to 2286: surely seconds.
 SECONDS = range(1_000_000_000, 10_000_000_000)
 
-STRINGS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
-# Turns what opens into 2, what closes into 0; less one, that is a step of the depth.
+# Turns what opens into 2 and what closes into 0; less one, that is a step of the depth.
 BRACKETS = bytes.maketrans(b"[{]}", b"\2\2\0\0")
 NOT_BRACKETS = bytes(set(range(256)) - set(b"[{]}"))
 
@@ -80,10 +78,16 @@ def check_text(line: bytes) -> None:
     except UnicodeDecodeError as error:
         text = f"not UTF-8: {error.reason} (byte {error.start})"
         raise BadEvent("invalid_json", text) from None
-    if line.count(b"{") + line.count(b"[") > MAX_DEPTH:
-        steps = STRINGS.sub(b"", line).translate(BRACKETS, NOT_BRACKETS)
-        if max(itertools.accumulate(step - 1 for step in steps)) > MAX_DEPTH:
-            raise BadEvent("invalid_json", f"nested more than {MAX_DEPTH} levels deep")
+    # Brackets inside strings count here too, so this only tells when to look closer.
+    if line.count(b"{") + line.count(b"[") > MAX_DEPTH and _is_too_deep(line):
+        raise BadEvent("invalid_json", f"nested more than {MAX_DEPTH} levels deep")
+
+
+def _is_too_deep(line: bytes) -> bool:
+    # Without escaped backslashes and then escaped quotes, every quote begins or ends a string.
+    outside = line.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
+    steps = b"".join(outside).translate(BRACKETS, NOT_BRACKETS)
+    return any(depth > MAX_DEPTH for depth in itertools.accumulate(step - 1 for step in steps))
 
 
 def object_of(raw: bytes) -> Fields:
