@@ -186,6 +186,7 @@ class StoreTask:
 
     def _stop(self) -> None:
         self._ledger.closing = True
+        self._before_chores()
         self._shield.deadline = min(self._shield.deadline, trio.current_time() + 2 * self._timeout)
         self._work.set()
         self._room.unpark_all()
