@@ -167,19 +167,22 @@ class Daemon:
             await self._serve(opened, hub.store)
 
     async def _serve(self, opened: Opened, store: StoreTask) -> None:
-        async with trio.open_nursery() as serving:
-            for listener in opened.http:
-                serving.start_soon(self._acceptor.run, listener)
-            serving.start_soon(self._ingest.serve, _trio_socket(opened.feed.socket))
-            self._ready()
-            await self._stop.wait()
-            self._drain_begins()
-            self._ingest.stop()
-            await self._say_goodbye()
-            serving.cancel_scope.cancel()
-            await store.aclose()
-            self._stopped.set()
-            await trio.sleep(LOOK)  # `cryptows drain` gets its answer
+        async with trio.open_nursery() as feeding:
+            feeding.start_soon(self._ingest.serve, _trio_socket(opened.feed.socket))
+            async with trio.open_nursery() as serving:
+                for listener in opened.http:
+                    serving.start_soon(self._acceptor.run, listener)
+                self._ready()
+                await self._stop.wait()
+                self._drain_begins()
+                # The producers' last answers and the goodbyes share the time there is.
+                feeding.cancel_scope.deadline = trio.current_time() + self.hub.settings.server.drain
+                self._ingest.stop()
+                await self._say_goodbye()
+                serving.cancel_scope.cancel()
+        await store.aclose()
+        self._stopped.set()
+        await trio.sleep(LOOK)  # `cryptows drain` gets its answer
 
     def _ready(self) -> None:
         hub = self.hub
