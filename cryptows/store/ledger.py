@@ -21,7 +21,7 @@ import structlog
 
 from cryptows.broker.breaker import Breaker, BreakerState
 from cryptows.config.settings import Store
-from cryptows.store.jobs import BATCH_EVENTS, Append, Backlog, Batch, Flight, StoreCounters
+from cryptows.store.jobs import Append, Backlog, Batch, Flight, StoreCounters
 from cryptows.store.link import is_damage
 from cryptows.store.rows import Marks, Stream
 from cryptows.store.sqlite import DisplacedError, Unstorable
@@ -98,9 +98,13 @@ class Ledger:
 
     def begin(self, now: float) -> Batch:
         """Take what waits, and return it as one transaction."""
-        jobs = self.backlog.batch(1 if self._singly else BATCH_EVENTS)
-        self._singly = max(0, self._singly - len(jobs))
-        batch = self._batch(jobs)
+        if self._singly:
+            self._singly -= 1
+            jobs = self.backlog.batch(1)
+            batch = self._batch(jobs, extras=False)
+        else:
+            jobs = self.backlog.batch()
+            batch = self._batch(jobs)
         self.flight = Flight(jobs, batch, started=now, due=now + self.timeout)
         return batch
 
@@ -131,12 +135,18 @@ class Ledger:
         if flight.answered:
             for job in flight.jobs:
                 self._lose(job)
-        elif isinstance(error, Unstorable) and len(flight.jobs) != 1:
-            self._separate(flight.jobs, error)
+            return
+        # Something of it cannot be stored. It must not cost the others, nor open the breaker, for
+        # it says nothing about the disk. So the appends are written again, each on its own.
+        log.error("an event or cursor cannot be stored", error=str(error))
+        extras = bool(flight.batch.cursors or flight.batch.lost)
+        if not flight.jobs:
+            self._drop_extras()
+        elif extras or len(flight.jobs) > 1:
+            self.backlog.put_back(flight.jobs)
+            self._singly = len(flight.jobs)
         else:
-            for job in flight.jobs:
-                log.error("event cannot be stored", error=str(error), n=job.records[0].n)
-                self._answer(job, kept=False)
+            self._answer(flight.jobs[0], kept=False)
 
     def begin_trial(self, now: float) -> Batch | None:
         """Return what a trial should write along if the pause is over, else None."""
@@ -153,7 +163,7 @@ class Ledger:
         if error is None:
             self._settle(flight.batch)
         elif isinstance(error, Unstorable):
-            self._drop_extras(error)
+            self._drop_extras()
         if flight.late:
             return
         if error is not None:
@@ -211,17 +221,7 @@ class Ledger:
         assert flight is not None
         return flight
 
-    def _separate(self, jobs: list[Append], error: Unstorable) -> None:
-        """Have appends written one by one: what cannot be stored must not cost the others.
-
-        Nor does it open the breaker, for it says nothing about the disk. It may be a cursor too.
-        """
-        self._drop_extras(error)
-        self.backlog.put_back(jobs)
-        self._singly = len(jobs)
-
-    def _drop_extras(self, error: Unstorable) -> None:
-        log.error("an event or cursor cannot be stored", error=str(error))
+    def _drop_extras(self) -> None:
         self.cursors.clear()
         self.lost.clear()
 
@@ -245,14 +245,16 @@ class Ledger:
     def _lose(self, job: Append) -> None:
         """Remember that these events are not kept, so that recovery can say so."""
         for r in job.records:
-            self.lost[r.channel, r.symbol or ""] = (r.seq, r.n)
+            stream = (r.channel, r.symbol or "")
+            # What was overdue is lost later than what was refused after it.
+            self.lost[stream] = max((r.seq, r.n), self.lost.get(stream, (0, 0)))
 
-    def _batch(self, jobs: list[Append]) -> Batch:
+    def _batch(self, jobs: list[Append], *, extras: bool = True) -> Batch:
         return Batch(
             [record for job in jobs for record in job.records],
             [pair for job in jobs for pair in job.ids],
-            dict(self.cursors),
-            dict(self.lost),
+            dict(self.cursors) if extras else {},
+            dict(self.lost) if extras else {},
         )
 
     def _settle(self, batch: Batch) -> None:
