@@ -30,9 +30,11 @@ def status(as_json: bool, path: str | None, config_file: str | None, sets: tuple
 
     \b
     $ cryptows status
-    state:    running
-    version:  0.1.0
-    clients:  2
+    status:         ready
+    version:        0.1.0
+    pid:            31703
+    uptime:         3.2
+    clients:        2
     """
     path = path or load_settings(config_file, sets).server.control_socket
     _show(ask(path, "status"), as_json)
@@ -50,8 +52,8 @@ def reload(as_json: bool, path: str | None, config_file: str | None, sets: tuple
 
     \b
     $ cryptows reload
-    applied:  limits.requests
-    pending:  server.listen
+    applied: limits.requests
+    pending: server.listen
     """
     path = path or load_settings(config_file, sets).server.control_socket
     _show(ask(path, "reload", RELOAD), as_json)
@@ -66,7 +68,7 @@ def drain(as_json: bool, path: str | None, config_file: str | None, sets: tuple[
 
     \b
     $ cryptows drain
-    drained:  212
+    drained: 212
     """
     server = load_settings(config_file, sets).server
     _show(ask(path or server.control_socket, "drain", server.drain + GRACE), as_json)

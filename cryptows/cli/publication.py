@@ -123,7 +123,7 @@ class Publication:
     def summary(self, finished: bool) -> str:
         """Return what was achieved, in one line."""
         counts, seconds = self.counts, self._ended - self._started
-        duplicates = f", {counts.duplicates} duplicates" if counts.duplicates else ""
+        duplicates = f", {counts.duplicates} seen before" if counts.duplicates else ""
         lines = "line" if counts.sent == 1 else "lines"
         return (
             f"{'published' if finished else 'interrupted:'} {counts.sent} {lines} "
