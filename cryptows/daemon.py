@@ -41,6 +41,7 @@ from cryptows.tasks.acceptor import Acceptor, prepare
 from cryptows.tasks.client import now_ms
 from cryptows.tasks.connection import Site
 from cryptows.tasks.control import MODE, Command, serve_control
+from cryptows.tasks.dashboard import Dashboard
 from cryptows.tasks.dispatcher import Dispatcher
 from cryptows.tasks.endpoint import WebSocketSite
 from cryptows.tasks.feedsocket import FeedSocket, open_feed
@@ -50,6 +51,7 @@ from cryptows.tasks.keeper import Keeper
 from cryptows.tasks.listeners import adopt, open_listeners, open_unix
 from cryptows.tasks.metrics import Metrics
 from cryptows.tasks.pages import PATHS, Pages
+from cryptows.tasks.recover import DashboardMount, timing
 
 log = structlog.get_logger()
 
@@ -141,7 +143,12 @@ class Daemon:
         self._rates = stats.Rates()
         self._websocket = WebSocketSite(hub)
         pages = Pages(hub, Metrics(hub, self._started_at), self._rates)
-        sites: dict[str, Site] = {"/ws": self._websocket, **dict.fromkeys(PATHS, pages)}
+        self._dashboards = DashboardMount(hub, Dashboard, timing(hub.settings))
+        sites: dict[str, Site] = {
+            "/ws": self._websocket,
+            **dict.fromkeys(("/socket.io", "/socket.io/"), self._dashboards),
+            **dict.fromkeys(PATHS, pages),
+        }
         self._acceptor = Acceptor(hub, sites.get)
         hub.feed = self._ingest
 
@@ -219,7 +226,9 @@ class Daemon:
         """Say 1012 to everybody and wait until they have gone, at most `server.drain`."""
         hub = self.hub
         with trio.move_on_after(hub.settings.server.drain):
-            for number, client in enumerate(list(hub.clients.values())):
+            # Those that have opened a session of Engine.IO may not be clients of the hub yet.
+            opened = [*hub.clients.values(), *self._dashboards.clients.values()]
+            for number, client in enumerate(opened):
                 client.end(RESTARTING)
                 if not number % GOODBYES:
                     await trio.lowlevel.checkpoint()

@@ -72,6 +72,11 @@ class SocketIoClient(EngineClient):
     async def left(self, namespace: str) -> None:
         """Note that the client has left a namespace."""
 
+    @property
+    def joined(self) -> bool:
+        """Whether the client has joined anything."""
+        return bool(self.socketio.joined)
+
     # what an application says
 
     def accept(self, namespace: str, sid: str, pid: str | None = None) -> None:

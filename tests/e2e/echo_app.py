@@ -66,11 +66,12 @@ class EchoSocket(SocketIoClient):
         self.emit(wish.namespace, "auth", wish.auth or {})
 
     async def happened(self, event: Event) -> None:
-        if event.namespace == "/" and event.name == "message":
+        if event.namespace != "/":
+            return
+        if event.name == "message":
             self.emit("/", "message-back", *event.arguments)
-        elif event.namespace == "/" and event.name == "message-with-ack":
-            if event.id is not None:
-                self.ack(event, *event.arguments)
+        elif event.name == "message-with-ack" and event.id is not None:
+            self.ack(event, *event.arguments)
 
 
 class EchoWebSocket(Client):

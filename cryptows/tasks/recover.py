@@ -1,0 +1,132 @@
+"""Connection state recovery: a client comes back with its `pid` and gets what it missed.
+
+The wire format is the reference's: the missed events come before the CONNECT answer, which bears
+the same `sid` and `pid`, whereupon the official client says `recovered`. Unlike the reference, the
+token is verified again and must be the same user's, and a connection that still lives is evicted.
+What is replayed comes from the journal and the store, like everything that is made up for.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import attrs
+import trio
+
+from cryptows.broker.recovery import Lost, Recoveries
+from cryptows.broker.replay import Recover, read_offset, start_positions
+from cryptows.broker.session import Session
+from cryptows.config.settings import Settings
+from cryptows.model.channel import Pattern
+from cryptows.model.errors import Refusal, RequestError
+from cryptows.store.rows import StoredEvent
+from cryptows.tasks.polling import Mount
+from cryptows.tasks.replays import Recovery
+from cryptows.wire.engineio import Timing
+from cryptows.wire.requests import Request
+
+if TYPE_CHECKING:
+    from cryptows.tasks.dashboard import Dashboard
+    from cryptows.tasks.hub import Hub
+
+
+def timing(settings: Settings) -> Timing:
+    """Return the deadlines of Engine.IO that the settings say."""
+    heartbeat = settings.heartbeat
+    return Timing(heartbeat.interval, heartbeat.timeout, max_payload=settings.limits.message)
+
+
+EVICTED = Refusal(4031, "another connection recovered this session", come_back=False)
+
+
+@attrs.define(eq=False)
+class DashboardMount(Mount):
+    """The mount of the dashboards: knows which sessions live, and which were lost."""
+
+    live: dict[str, Dashboard] = attrs.field(factory=dict, init=False)  # by pid
+    recoveries: Recoveries = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.recoveries = Recoveries(self.hub.settings.recovery)
+
+    def take(self, pid: str, user_id: str | None, now: float) -> Lost | None:
+        """Return the session of a `pid` if it was that user's; evict who still has it."""
+        older = self.live.get(pid)
+        if older is None:
+            return self.recoveries.take(pid, user_id, now)
+        session = older.session
+        if session.identity.user_id != user_id:
+            return None
+        older.end(EVICTED)
+        self.hub.forget(older, EVICTED.code)
+        return Lost(session.id, user_id, session.patterns)
+
+    def lose(self, pid: str, session: Session, now: float) -> None:
+        """Remember a session whose transport was lost."""
+        lost = Lost(session.id, session.identity.user_id, session.patterns)
+        self.recoveries.keep(pid, lost, now)
+
+
+class SocketRecovery(Recovery):
+    """One client's way back into its session."""
+
+    client: Dashboard
+
+    def __init__(
+        self, hub: Hub, client: Dashboard, patterns: frozenset[Pattern], offset: str, pid: str
+    ) -> None:
+        nothing = Recover(Request(""), frozenset(), (), (), None)
+        super().__init__(hub, client, nothing)
+        self._wanted = patterns
+        self._offset = offset
+        self._pid = pid
+
+    async def run(self) -> None:
+        """Replay what was missed and let the client in; or begin a new session."""
+        if self._planned():
+            floors = await self._floors()
+            if await self.hub.at_rest(partial(self._start, floors)):
+                await self._replay()
+                if not self.client.joined:
+                    # Lost again before it was let in: it may try once more.
+                    now = trio.current_time()
+                    self.client.mount.lose(self._pid, self.client.session, now)
+                return
+        if self.client.session.open:
+            self.hub.counters.not_recovered += 1
+            self.client.begin(self.client.session.identity)
+
+    def _planned(self) -> bool:
+        """Whether the offset means something here and the user may still have all he had."""
+        hub, session = self.hub, self.client.session
+        try:
+            since = read_offset(self._offset, hub.journal)
+        except RequestError:
+            return False
+        most = hub.settings.limits.subscriptions
+        outcome = session.subscribe([str(p) for p in self._wanted], hub.table, most)
+        if since is None or outcome.denied:
+            return False
+        self.plan = Recover(Request(""), outcome.patterns, outcome.granted, (), since)
+        return True
+
+    def _start(self, floors: dict[str, int]) -> bool:
+        """Decide, between two passes, whether all that was missed is still kept."""
+        client, plan = self.client, self.plan
+        if not client.session.open:
+            return False
+        self._starts, missing = start_positions(
+            plan, frozenset(), plan.since, floors, self.hub.journal
+        )
+        if missing:
+            return False
+        client.session.patterns = plan.patterns
+        return True
+
+    def _step(self, stored: list[StoredEvent] | None) -> bool:
+        live = super()._step(stored)
+        if live and self.client.session.open:
+            self.hub.counters.recovered += 1
+            self.client.let_in(self._pid)
+        return live
