@@ -12,8 +12,9 @@ relies on, and a stream that quotes without pause is not put off for ever by its
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import attrs
 
@@ -59,21 +60,33 @@ class Outbox:
         return bool(self._writing or self._control or self._round or self._private or self._market)
 
     def put(self, item: Record | Packet, now: float) -> None:
-        """Queue a record or a packet; raise Refusal(4008) when the client is too far behind."""
+        """Queue a record or a packet; raise Refusal(4008) when too much waits."""
+        self._queue(item, now)
+        self._check_size()
+
+    def put_all(self, items: Iterable[Record | Packet], now: float) -> None:
+        """Queue several; raises like `put`."""
+        for item in items:
+            self._queue(item, now)
+        self._check_size()
+
+    def _queue(self, item: Record | Packet, now: float) -> None:
         self._order += 1
-        waiting = _Waiting(self._order, now, len(self._bytes(item)), item)
-        if isinstance(item, Record) and item.lane is Lane.MARKET:
-            older = self._market.pop(item.stream, None)
-            if older is not None:
-                assert isinstance(older.item, Record)
-                waiting.first_skipped = older.first_skipped or older.item.seq
-                self.size -= older.size
-                self.skipped += 1
-            self._market[item.stream] = waiting
-        else:
-            self._private.append(waiting)
-        self.size += waiting.size
-        self.check(now)
+        size = len(self._bytes(item))
+        self.size += size
+        if isinstance(item, Packet) or item.lane is not Lane.MARKET:
+            self._private.append(_Waiting(self._order, now, size, item))
+            return
+        waiting = self._market.pop(item.stream, None)
+        if waiting is None:
+            self._market[item.stream] = _Waiting(self._order, now, size, item)
+            return
+        self.skipped += 1
+        self.size -= waiting.size
+        assert isinstance(waiting.item, Record)
+        waiting.first_skipped = waiting.first_skipped or waiting.item.seq
+        waiting.order, waiting.since, waiting.size, waiting.item = self._order, now, size, item
+        self._market[item.stream] = waiting  # at the end: the dict is in the order of `order`
 
     def put_control(self, frame: bytes) -> None:
         """Queue a whole control frame ahead of everything but the frame being written."""
@@ -91,28 +104,26 @@ class Outbox:
                     self.put(item, now)
                 break
             sent -= len(data)
-        for item in rest:
-            self.put(item, now)
+        self.put_all(rest, now)
 
     def put_bytes(self, rest: bytes, now: float) -> None:
         """Queue the end of a frame whose beginning the socket has."""
         self._start(rest, now)
-        self.check(now)
 
     def _start(self, rest: bytes, now: float) -> None:
         assert not self._writing
         self._writing, self._writing_since = rest, now
         self.size += len(rest)
 
-    def check(self, now: float) -> None:
-        """Raise Refusal(4008) when more waits, or older, than is allowed."""
+    def _check_size(self) -> None:
         if self.size > self.max_bytes:
-            behind = f"{self.size / (1 << 20):.1f} MiB behind"
-        elif (lag := self.lag(now)) > self.max_lag:
-            behind = f"{lag:.1f} s behind"
-        else:
-            return
-        raise Refusal(TOO_SLOW, f"too slow, {behind}; come back", come_back=True)
+            raise _too_slow(f"{self.size / (1 << 20):.1f} MiB")
+
+    def check(self, now: float) -> None:
+        """Raise Refusal(4008) when what waits is too old; to be called now and then."""
+        lag = self.lag(now)
+        if lag > self.max_lag:
+            raise _too_slow(f"{lag:.1f} s")
 
     def lag(self, now: float) -> float:
         """The age in seconds of the oldest byte that waits."""
@@ -120,9 +131,9 @@ class Outbox:
             return now - self._writing_since
         if self._round:
             return now - self._round[0].since
-        oldest = [w.since for w in self._private[:1]]
-        oldest += [w.since for w in self._market.values()]
-        return now - min(oldest, default=now)
+        # Both are in the order in which their items came.
+        oldest = [*self._private[:1], *itertools.islice(self._market.values(), 1)]
+        return now - min((waiting.since for waiting in oldest), default=now)
 
     def next_bytes(self, limit: int, now: float, now_ms: int) -> bytes:
         """Return what to write next, about `limit` bytes; `wrote` says how much went out."""
@@ -205,3 +216,7 @@ class Outbox:
             item.channel, item.symbol, waiting.first_skipped, item.seq - 1, "slow", now_ms
         )
         return [self.wire.packet(self.wire.message(told)), self.wire.record(item)]
+
+
+def _too_slow(behind: str) -> Refusal:
+    return Refusal(TOO_SLOW, f"too slow, {behind} behind; come back", come_back=True)

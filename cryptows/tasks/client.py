@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CHUNK = 64 * 1024  # bytes offered to a socket at once while draining
+CHUNK = 16 * 1024  # bytes offered at once while draining; a ping waits for no more than that
 GOODBYE = 3.0  # seconds for the closing handshake; then the socket is closed
 PING = ping_frame()
 
@@ -87,16 +87,13 @@ class Client:
             return
         now = trio.current_time()
         try:
-            for item in items:
-                outbox.put(item, now)
+            outbox.put_all(items, now)
         except Refusal as refusal:
             self.end(refusal)
 
     def fall_behind(self, items: Sequence[Record | Packet], sent: int) -> None:
         """Keep what a short write left over, and wake the drain task."""
-        outbox = self._new_outbox(self.wire)
-        self.outbox = outbox
-        self.hub.behind[self] = None
+        outbox = self._start_outbox()
         self.hub.counters.short_sends += 1
         try:
             outbox.put_rest(items, sent, trio.current_time())
@@ -137,8 +134,7 @@ class Client:
         sock = self._socket
         sent = self._write(frame, sock.send if sock is not None else _discard)
         if sent is not None and sent < len(frame):
-            outbox = self.outbox = self._new_outbox(self.wire)
-            self.hub.behind[self] = None
+            outbox = self._start_outbox()
             outbox.put_bytes(frame[sent:], trio.current_time())
             self._wake()
 
@@ -151,6 +147,23 @@ class Client:
         except OSError:
             self.broken()
             return None
+
+    def _start_outbox(self) -> Outbox:
+        """Begin to queue: what the kernel hoards from now on would only get old there."""
+        outbox = self.outbox = self._new_outbox(self.wire)
+        self.hub.behind[self] = None
+        self._let_kernel_hold(min(CHUNK, self.hub.settings.delivery.kernel_buffer))
+        return outbox
+
+    def _let_kernel_hold(self, size: int) -> None:
+        """Bound the unsent bytes that the kernel takes for this client."""
+        if self._socket is None or self._socket.family == socket.AF_UNIX:
+            return
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, size)
+        except OSError as error:
+            if error.errno != errno.EBADF:
+                raise
 
     def _new_outbox(self, wire: Wire) -> Outbox:
         delivery = self.hub.settings.delivery
@@ -195,6 +208,7 @@ class Client:
         self.skipped += outbox.skipped
         self.outbox = None
         self.hub.behind.pop(self, None)
+        self._let_kernel_hold(self.hub.settings.delivery.kernel_buffer)
 
     # requests
 
@@ -254,14 +268,7 @@ class Client:
 
     def _make_room(self) -> None:
         """Let the kernel take the rest of the frame and the close: the client may read on later."""
-        if self._socket is not None and self._socket.family != socket.AF_UNIX:
-            try:
-                self._socket.setsockopt(
-                    socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, self.hub.settings.delivery.outbox
-                )
-            except OSError as error:
-                if error.errno != errno.EBADF:
-                    raise
+        self._let_kernel_hold(self.hub.settings.delivery.outbox)
         if self.outbox is not None:
             self.outbox.drop_queued()
             self._wake()
