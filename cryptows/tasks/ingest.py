@@ -26,7 +26,7 @@ __all__ = ["FeedBatch", "FeedStats", "Ingest", "ProducerStats", "serve_feed"]
 log = structlog.get_logger()
 
 PAUSE = 0.1  # seconds to wait when there are no descriptors left
-_OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_PASSING = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ECONNABORTED)
 
 
 @attrs.define(eq=False)
@@ -82,7 +82,7 @@ class Ingest:
                     try:
                         sock, _ = await listener.accept()
                     except OSError as error:
-                        if error.errno not in _OUT_OF_RESOURCES:
+                        if error.errno not in _PASSING:
                             raise
                         log.warning("cannot accept a producer", error=error.strerror)
                         await trio.sleep(PAUSE)
