@@ -38,7 +38,7 @@ from cryptows.store.sqlite import Database
 from cryptows.store.writer import StoreTask
 from cryptows.tasks import housekeeper, stats
 from cryptows.tasks.acceptor import Acceptor, prepare
-from cryptows.tasks.client import now_ms
+from cryptows.tasks.client import UNKNOWN_PACE, now_ms
 from cryptows.tasks.connection import Site
 from cryptows.tasks.control import MODE, Command, serve_control
 from cryptows.tasks.dashboard import Dashboard
@@ -113,7 +113,11 @@ def _open(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -
     )
     for listener in http:
         stack.enter_context(listener)
-        prepare(listener, settings.delivery.kernel_buffer, settings.heartbeat.timeout * 2)
+        prepare(
+            listener,
+            min(UNKNOWN_PACE, settings.delivery.kernel_buffer),
+            settings.heartbeat.timeout * 2,
+        )
     control = stack.enter_context(open_unix(settings.server.control_socket, MODE, 16))
     stack.callback(Path(settings.server.control_socket).unlink, missing_ok=True)
     for address in settings.server.listen if "http" not in passed else ():

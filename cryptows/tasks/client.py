@@ -39,7 +39,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-CHUNK = 16 * 1024  # bytes offered at once while draining; a ping waits for no more than that
+CHUNK = 64 * 1024  # bytes offered at once while draining
+BRIEF = 0.25  # seconds: a client that catches up sooner only had a burst to read
+# What lies in the kernel can be neither replaced nor overtaken. At 5 kB/s the 64 KiB of
+# delivery.kernel_buffer are read 13 s late, so only a client that has shown its pace gets as much.
+UNKNOWN_PACE = 16 * 1024
+LAST_WORDS = 256 * 1024  # a close frame always finds room behind what is there
+SLOW_PACE = 4 * 1024  # bytes, both for the kernel and for a chunk; a ping waits for no more
 GOODBYE = 3.0  # seconds for the closing handshake; then the socket is closed
 PING = ping_frame()
 
@@ -149,10 +155,8 @@ class Client:
             return None
 
     def _start_outbox(self) -> Outbox:
-        """Begin to queue: what the kernel hoards from now on would only get old there."""
         outbox = self.outbox = self._new_outbox(self.wire)
         self.hub.behind[self] = None
-        self._let_kernel_hold(min(CHUNK, self.hub.settings.delivery.kernel_buffer))
         return outbox
 
     def _let_kernel_hold(self, size: int) -> None:
@@ -187,28 +191,32 @@ class Client:
     async def _drain(self, woken: trio.MemoryReceiveChannel[None]) -> None:
         """Write out the outbox each time the client falls behind. Ends with the client."""
         async for _ in woken:
-            sock = self._socket
+            sock, slow_at, chunk = self._socket, trio.current_time() + BRIEF, CHUNK
             while (outbox := self.outbox) is not None and sock is not None:
-                if not outbox.next_bytes(CHUNK, trio.current_time(), now_ms()):
-                    self._caught_up(outbox)
+                if chunk != SLOW_PACE and trio.current_time() > slow_at:
+                    chunk = SLOW_PACE
+                    self._let_kernel_hold(SLOW_PACE)
+                if not outbox.next_bytes(chunk, trio.current_time(), now_ms()):
+                    self._caught_up(outbox, slow=chunk == SLOW_PACE)
                     break
                 if sock.fileno() < 0:  # Trio must not wait for descriptor -1
                     self.broken()
                     return
                 try:
                     await trio.lowlevel.wait_writable(sock)
-                    outbox.wrote(sock.send(outbox.next_bytes(CHUNK, trio.current_time(), now_ms())))
+                    outbox.wrote(sock.send(outbox.next_bytes(chunk, trio.current_time(), now_ms())))
                 except BlockingIOError:
                     continue
                 except (OSError, trio.ClosedResourceError):
                     self.broken()
                     return
 
-    def _caught_up(self, outbox: Outbox) -> None:
+    def _caught_up(self, outbox: Outbox, slow: bool = False) -> None:
         self.skipped += outbox.skipped
         self.outbox = None
         self.hub.behind.pop(self, None)
-        self._let_kernel_hold(self.hub.settings.delivery.kernel_buffer)
+        kernel = self.hub.settings.delivery.kernel_buffer
+        self._let_kernel_hold(min(UNKNOWN_PACE, kernel) if slow else kernel)
 
     # requests
 
@@ -268,7 +276,7 @@ class Client:
 
     def _make_room(self) -> None:
         """Let the kernel take the rest of the frame and the close: the client may read on later."""
-        self._let_kernel_hold(self.hub.settings.delivery.outbox)
+        self._let_kernel_hold(LAST_WORDS)
         if self.outbox is not None:
             self.outbox.drop_queued()
             self._wake()
