@@ -66,10 +66,6 @@ class Notifier:
         """The loop turns."""
         return self.send(WATCHDOG=1)
 
-    def extend_timeout(self, seconds: float) -> bool:
-        """Ask for more time to start or stop, e.g. for a migration."""
-        return self.send(EXTEND_TIMEOUT_USEC=int(seconds * 1_000_000))
-
 
 def _one_line(text: str) -> str:
     """A newline would start another assignment."""
