@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import re
 import urllib.parse
 from collections.abc import Iterable, Mapping
@@ -82,12 +81,6 @@ def protect(secrets: Iterable[bytes]) -> None:
                 (text, repr(secret)[2:-1], urllib.parse.quote(secret, safe=""), secret.hex(),
                  base64.b64encode(secret).decode(), base64.urlsafe_b64encode(secret).decode())
             )  # fmt: skip
-
-
-def fingerprint(secret: str | bytes) -> str:
-    """Return a short hash, by which lines about the same token can be found."""
-    data = secret.encode("utf-8", "surrogatepass") if isinstance(secret, str) else secret
-    return hashlib.sha256(data).hexdigest()[:8]
 
 
 @functools.lru_cache(maxsize=1024)  # the keys we log are few; names in texts come from anywhere

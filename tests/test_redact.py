@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptows import redact as redaction
-from cryptows.redact import MASK, fingerprint, is_secret, protect, redact, redact_text, redact_trace
+from cryptows.redact import MASK, is_secret, protect, redact, redact_text, redact_trace
 
 MARKER = "hunter2-Marker0123456789"
 TOKEN = jwt.encode({"sub": "123", "role": "admin"}, "k" * 32, algorithm="HS256")
@@ -241,8 +241,3 @@ def test_a_protected_secret_is_masked_in_every_form(monkeypatch):
         assert "literal" not in redact_text(f"xx{form}xx")
         assert MASK in redact_text(f"xx{form}xx")
     assert redact_text("shortly") == "shortly"
-
-
-def test_a_fingerprint_is_short_and_stable():
-    assert fingerprint("abc") == fingerprint(b"abc") == "ba7816bf"
-    assert fingerprint("abd") != fingerprint("abc")

@@ -37,7 +37,8 @@ def close_code(ws: ClientConnection) -> int:
     with contextlib.suppress(ConnectionClosed):
         while True:
             ws.recv(timeout=10)
-    code: int = ws.protocol.close_code
+    code = ws.protocol.close_code
+    assert code is not None
     return code
 
 
