@@ -101,10 +101,6 @@ class Counters:
     conflated: int = 0  # events that were sent with the extremes of the skipped ones
     latency: Buckets = attrs.field(factory=Buckets)  # from reading the event to the end of its pass
 
-    # what outlives the process
-    stored: int = 0
-    store_errors: int = 0
-
     # the loop
     reloads: int = 0
     reload_failures: int = 0

@@ -26,6 +26,7 @@ import cryptows
 from cryptows.broker.breaker import BreakerState
 from cryptows.broker.counters import Buckets, Counters, Gauges
 from cryptows.broker.health import Health, State
+from cryptows.store.jobs import StoreCounters
 from cryptows.tasks.stats import StatsView
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -56,8 +57,6 @@ COUNTERS: tuple[tuple[str, str, str], ...] = (
     ("throttled", "throttled_events", "Events held back by a channel's throttle"),
     ("skipped", "skipped_deliveries", "Market events skipped for clients that were behind"),
     ("conflated", "conflated_events", "Events that stand for others the throttle held back"),
-    ("stored", "stored_events", "Durable events committed"),
-    ("store_errors", "store_errors", "Commits that failed"),
     ("reloads", "config_reloads", "Reloads of the configuration that took effect"),
     ("reload_failures", "config_reload_failures", "Reloads that were refused"),
     ("bugs", "bugs", "Clients ended by an exception that should not have been raised"),
@@ -67,6 +66,19 @@ LABELLED_COUNTERS: tuple[tuple[str, str, str, str], ...] = (
     ("refusals", "refused", "reason", "Connections that did not become a session"),
     ("request_errors", "request_errors", "code", "Requests answered with an error"),
     ("feed_errors", "feed_errors", "code", "Feed lines answered with an error"),
+)
+STORE_COUNTERS: tuple[tuple[str, str, str], ...] = (
+    ("commits", "store_commits", "Commits of durable events"),
+    ("commit_seconds", "store_commit_seconds", "Time that commits took"),
+    ("stored", "stored_events", "Durable events that were committed"),
+    ("refused", "unstored_events", "Durable events that went out live and may not be kept"),
+    ("failures", "store_failures", "Commits and chores that failed or were overdue"),
+    ("opened", "store_breaker_opened", "Times that the store's circuit breaker opened"),
+    ("pruned", "store_pruned_events", "Durable events that were given up for age or number"),
+)
+STORE_GAUGES: tuple[tuple[str, str, str], ...] = (
+    ("slowest_commit", "store_slowest_commit_seconds", "The longest commit so far"),
+    ("size", "store_size_bytes", "The store's files on disk"),
 )
 GAUGES: tuple[tuple[str, str, str], ...] = (
     ("authenticated", "authenticated_clients", "Clients with a token"),
@@ -108,6 +120,8 @@ class Metrics(Collector):
         yield from _counters(self._view.counters)
         yield from _gauges(self._view.gauges())
         yield from _health(self._view.health)
+        if self._view.store is not None:
+            yield from _store(self._view.store.counters)
         yield _histogram(
             "delivery_latency_seconds",
             "From reading an event off the feed to the end of the pass that delivered it",
@@ -141,6 +155,13 @@ def _gauges(gauges: Gauges) -> Iterator[Metric]:
     yield connections
     for attribute, name, doc in GAUGES:
         yield GaugeMetricFamily(f"cryptows_{name}", doc, value=getattr(gauges, attribute))
+
+
+def _store(counters: StoreCounters) -> Iterator[Metric]:
+    for attribute, name, doc in STORE_COUNTERS:
+        yield CounterMetricFamily(f"cryptows_{name}", doc, value=getattr(counters, attribute))
+    for attribute, name, doc in STORE_GAUGES:
+        yield GaugeMetricFamily(f"cryptows_{name}", doc, value=getattr(counters, attribute))
 
 
 def _health(health: Health) -> Iterator[Metric]:

@@ -19,12 +19,22 @@ from cryptows import log as logs
 from cryptows.broker.counters import Counters, Gauges
 from cryptows.broker.health import Health
 from cryptows.notify import Notifier
+from cryptows.store.jobs import StoreCounters
 
 log = structlog.get_logger()
 
 TICK = 1.0  # seconds between two samples
 RATE_SAMPLES = 10  # rates are over so many ticks
 STATUS_EVERY = 10  # ticks between two status lines, unless the state changes
+
+
+class StoreView(Protocol):
+    """What the numbers of the store are read from: its task."""
+
+    @property
+    def counters(self) -> StoreCounters:
+        """What happened so far."""
+        ...
 
 
 class StatsView(Protocol):
@@ -38,6 +48,11 @@ class StatsView(Protocol):
     @property
     def health(self) -> Health:
         """How the daemon is."""
+        ...
+
+    @property
+    def store(self) -> StoreView | None:
+        """The store's task, once it runs."""
         ...
 
     def gauges(self) -> Gauges:
@@ -160,7 +175,7 @@ async def watch(
         if watchdog is not None and now >= ping_at:
             notifier.watchdog()
             ping_at = now + watchdog - tick / 2  # rather early than late
-        if view.health.status != told or now >= told_at:
+        if notifier.address and (view.health.status != told or now >= told_at):
             told, told_at = view.health.status, now + STATUS_EVERY * TICK
             notifier.status(status_line(view.gauges(), view.health, rates))
 

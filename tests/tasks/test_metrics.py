@@ -17,8 +17,14 @@ from prometheus_client.parser import text_string_to_metric_families
 import cryptows
 from cryptows.broker.counters import Counters, Gauges
 from cryptows.broker.health import Health, State
+from cryptows.store.jobs import StoreCounters
 from cryptows.tasks import metrics
 from cryptows.tasks.metrics import Metrics, process_metrics
+
+
+@attrs.define
+class FakeStore:
+    counters: StoreCounters = attrs.field(factory=StoreCounters)
 
 
 @attrs.define
@@ -26,6 +32,7 @@ class FakeHub:
     counters: Counters = attrs.field(factory=Counters)
     health: Health = attrs.field(factory=Health)
     now: Gauges = attrs.field(factory=Gauges)
+    store: FakeStore | None = None
 
     def gauges(self) -> Gauges:
         return self.now
@@ -85,8 +92,22 @@ def test_every_number_the_daemon_keeps_is_shown():
 
     shown = {row[0] for row in (*metrics.COUNTERS, *metrics.LABELLED_COUNTERS)}
     assert shown | {"latency"} == names(Counters)
+    shown_of_the_store = {row[0] for row in (*metrics.STORE_COUNTERS, *metrics.STORE_GAUGES)}
+    assert shown_of_the_store == names(StoreCounters)
     # subscribers has a label for each user's channel: it is in /stats, for admins
     assert {row[0] for row in metrics.GAUGES} | {"connections", "subscribers"} == names(Gauges)
+
+
+def test_the_store_is_shown_once_there_is_one():
+    counters = StoreCounters(commits=3, commit_seconds=0.5, stored=70, size=4096)
+
+    without, found = samples(FakeHub()), samples(FakeHub(store=FakeStore(counters)))
+
+    assert ("cryptows_stored_events_total",) not in without
+    assert found["cryptows_stored_events_total",] == 70
+    assert found["cryptows_store_commits_total",] == 3
+    assert found["cryptows_store_commit_seconds_total",] == 0.5
+    assert found["cryptows_store_size_bytes",] == 4096
 
 
 def test_health_is_shown_as_states():
@@ -137,13 +158,14 @@ def test_the_version_is_told():
 
 def test_names_follow_the_conventions():
     """What `promtool check metrics` complains of: suffixes, units, help, camelCase."""
-    for family in families(FakeHub()).values():
+    hub = FakeHub(store=FakeStore())
+    for family in families(hub).values():
         assert re.fullmatch(r"(cryptows|process)(_[a-z0-9]+)+", family.name)
         assert len(family.documentation) > 5
         assert not re.search(r"_(ms|milliseconds|kb|mb|count|total)$", family.name)
         labels = {label for sample in family.samples for label in sample.labels}
         assert labels <= {"version", "python", "transport", "state", "code", "reason", "le"}
-    text = Metrics(FakeHub(), 0).render().decode()
+    text = Metrics(hub, 0).render().decode()
     for name in re.findall(r"^# TYPE (\S+) counter$", text, re.MULTILINE):
         assert name.endswith("_total")
 

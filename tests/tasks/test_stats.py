@@ -22,6 +22,7 @@ class FakeHub:
     counters: Counters = attrs.field(factory=Counters)
     health: Health = attrs.field(factory=lambda: Health(State.RUNNING))
     now: Gauges = attrs.field(factory=Gauges)
+    store: None = None
 
     def gauges(self) -> Gauges:
         return self.now
@@ -29,6 +30,7 @@ class FakeHub:
 
 @attrs.frozen
 class FakeNotifier(Notifier):
+    address: str = "/run/systemd/notify"
     sent: list[tuple[float, str, str]] = attrs.field(factory=list)
 
     def send(self, **fields: str | int) -> bool:
