@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import socket
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -29,6 +28,8 @@ from cryptows.broker.session import Session, State, Step
 from cryptows.model.errors import Refusal, RequestError
 from cryptows.model.event import Record
 from cryptows.tasks import replays
+from cryptows.tasks.clock import now_ms as now_ms
+from cryptows.tasks.clock import unix_now
 from cryptows.tasks.websocket import WebSocket
 from cryptows.wire import requests
 from cryptows.wire.envelope import NATIVE, Packet, Wire
@@ -313,7 +314,7 @@ class Client:
             return None
         if due.ping:
             self.ping(now)
-        return min(due.next, self.hub.answers.check_session(self, now, time.time()))
+        return min(due.next, self.hub.answers.check_session(self, now, unix_now()))
 
     def ping(self, now: float) -> None:
         """Ask for a sign of life, and tell how the channels are."""
@@ -416,8 +417,3 @@ _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module names it from 3.12 on
 
 def _discard(data: bytes) -> int:
     return len(data)
-
-
-def now_ms() -> int:
-    """The daemon's clock in Unix ms."""
-    return time.time_ns() // 1_000_000

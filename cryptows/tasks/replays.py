@@ -8,7 +8,6 @@ routes happen at one moment between two passes.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ from cryptows.model.errors import RequestError
 from cryptows.model.event import Record
 from cryptows.store.jobs import StoreError
 from cryptows.store.rows import StoredEvent
+from cryptows.tasks.clock import now_ms
 from cryptows.wire import envelope
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ async def run(hub: Hub, client: Client, plan: Recover | Query) -> None:
             await Recovery(hub, client, plan).run()
     except StoreError as error:
         refusal = RequestError("bad_request", f"history is not available now: {error}")
-        hub.answers.reject(client, refusal, plan.request, _now_ms())
+        hub.answers.reject(client, refusal, plan.request, now_ms())
 
 
 class Recovery:
@@ -110,13 +110,13 @@ class Recovery:
         client.session.patterns = plan.patterns
         hub.routes.move(client, NOTHING)
         values = snapshot_of(hub.journal, hub.table, plan.granted, self._starts)
-        client.answer(plan.request, confirmation(plan, since, missing, _now_ms()))
+        client.answer(plan.request, confirmation(plan, since, missing, now_ms()))
         if values:
             client.messages(replayed(values, "snapshot"))
 
     async def _taken(self) -> None:
         """Wait until the client has read what it was sent."""
-        while self.client.session.open and self.client.waiting > PIECE_BYTES:
+        while self.client.session.open and self.client.waiting > PIECE_BYTES:  # noqa: ASYNC110
             await trio.sleep(WAIT)
 
     async def _read_stored(self) -> list[StoredEvent] | None:
@@ -196,7 +196,7 @@ class Recovery:
             "fromSeq": None, "toSeq": None, "reason": reason,
             "after": offset_of(after).decode(), "until": offset_of(until).decode(),
         }  # fmt: skip
-        self.client.message(envelope.message("skipped", data, _now_ms()))
+        self.client.message(envelope.message("skipped", data, now_ms()))
 
 
 def _cut(found: list[tuple[int, Text]], end: int) -> tuple[list[Text], int]:
@@ -230,9 +230,5 @@ async def _history(hub: Hub, client: Client, query: Query) -> None:
     if query.newest:
         chosen.reverse()
     hub.answers.history(
-        client, query, [texts[n] for n in chosen], len(texts) > len(chosen), _now_ms()
+        client, query, [texts[n] for n in chosen], len(texts) > len(chosen), now_ms()
     )
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
