@@ -29,6 +29,8 @@ EPOCH = 6  # characters of 36: a chance of 1 in 2e9 that a lost history's epoch 
 # Positions that a crash skips. An offset's number stays below 2**53 for 9e7 crashes, and there are
 # hours of events left to number while the disk cannot take a new ceiling.
 RESERVE = 100_000_000
+# Positions that an orderly end skips: something may still be announced while the store closes.
+CLOSE_GAP = 1000
 QUICK_CHECK = 64 << 20  # bytes; a larger file is not read whole before the daemon starts
 
 
@@ -158,7 +160,7 @@ class StoreFile:
         try:
             if position is not None:
                 with self.writer.use() as connection:
-                    set_ceiling(connection, max(position, self.top))
+                    set_ceiling(connection, max(position, self.top) + CLOSE_GAP)
         except sqlite3.Error as error:
             log.warning("store closed without its last position", error=str(error))
         self._give_up()

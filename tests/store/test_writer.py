@@ -11,7 +11,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from cryptows.store import house, jobs
 from cryptows.store.jobs import Batch, StoreError
-from cryptows.store.keeping import RESERVE
+from cryptows.store.keeping import CLOSE_GAP, RESERVE
 from cryptows.store.sqlite import Database
 from cryptows.store.writer import StoreTask
 
@@ -420,7 +420,7 @@ async def test_closing_commits_what_waits_and_notes_where_numbering_ended(tmp_pa
 
     assert bench.given == [(1, True), (2, True), (3, True)]
     again = Database(settings_for(tmp_path))
-    assert (again.file.epoch, again.file.position, again.cursor("u")) == (epoch, 42, 2)
+    assert (again.file.epoch, again.file.position, again.cursor("u")) == (epoch, 42 + CLOSE_GAP, 2)
     again.close()
 
 
@@ -460,7 +460,7 @@ async def test_a_task_that_never_ran_can_be_closed(tmp_path):
     await bench.task.aclose()
 
     again = Database(settings_for(tmp_path))
-    assert again.file.position == 9
+    assert again.file.position == 9 + CLOSE_GAP
     again.close()
 
 
