@@ -21,7 +21,8 @@ from typing import Any, Protocol
 import trio
 import trio_websocket
 import wsproto
-from wsproto.events import BytesMessage, Pong, Request, TextMessage
+from wsproto.connection import ConnectionState
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
 
 RECEIVE = 16 * 1024  # bytes asked of the kernel at once
 
@@ -97,6 +98,10 @@ class ClientStream(trio.abc.Stream):
             self.socket.close()
 
 
+class Bug(Exception):
+    """A KeyError out of our code, which the library would take for its own and log as a trifle."""
+
+
 class _Opened:
     """What is left of wsproto's handshake once it is done: 6 KiB less for each connection."""
 
@@ -142,11 +147,21 @@ class WebSocket(trio_websocket.WebSocketConnection):
         await trio_websocket.WebSocketRequest(self, event).accept(subprotocol=subprotocol)
         self._wsproto.handshake = _OPENED  # type: ignore[assignment]
         self._connection_proposal = None
-        self._owner.opened()
+        try:
+            self._owner.opened()
+        except KeyError as error:
+            raise Bug from error
 
     async def _handle_message_event(self, event: TextMessage | BytesMessage) -> None:
         if self._close_reason is not None:
             return  # we have said goodbye and only wait for the answer
+        try:
+            await self._take(event)
+        except KeyError as error:
+            raise Bug from error
+
+    async def _take(self, event: TextMessage | BytesMessage) -> None:
+        """Add a piece to the message it belongs to, and hand over a whole one."""
         data = event.data
         self._message_size += len(data) if isinstance(data, bytes | bytearray) else _utf8(data)
         if self._message_size > self._max_message_size:
@@ -157,7 +172,8 @@ class WebSocket(trio_websocket.WebSocketConnection):
             self._message_size = 0
             await self._owner.received(data if isinstance(data, str) else bytes(data))
             return
-        self._message_parts.append(data)  # type: ignore[arg-type]
+        if data:  # empty pieces have no size, and any number of them may come
+            self._message_parts.append(data)  # type: ignore[arg-type]
         if event.message_finished:
             parts, self._message_parts, self._message_size = self._message_parts, [], 0
             whole: str | bytes = (
@@ -167,8 +183,19 @@ class WebSocket(trio_websocket.WebSocketConnection):
             )
             await self._owner.received(whole)
 
+    async def _handle_ping_event(self, event: Ping) -> None:
+        # Once we have said goodbye, wsproto refuses to send a pong, and nobody waits for it.
+        if self._wsproto.state is ConnectionState.OPEN:
+            await self._send(event.response())
+
     async def _handle_pong_event(self, event: Pong) -> None:
         self._owner.ponged()
+
+    async def _handle_close_connection_event(self, event: CloseConnection) -> None:
+        if self._wsproto.state is ConnectionState.OPEN:
+            # Not the peer's close but a frame that breaks the protocol: say so (RFC 6455 7.1.7).
+            await self._send(CloseConnection(code=event.code, reason=event.reason))
+        await super()._handle_close_connection_event(event)
 
 
 def _utf8(text: str) -> int:
