@@ -25,6 +25,7 @@ from cryptows.wire import envelope
 # Numbers left for undurable records while one commit is under way: far more than are published in
 # the longest one (60 000 a second for 2 s); 2**53 would be reached after ten years at 100 commits/s.
 GAP = 1 << 18
+SLACK = 1024  # dropped records that a ring may still hold: its list is cut now and then
 
 
 @attrs.define
@@ -37,6 +38,8 @@ class Stream:
     price: float | None = None  # the last one seen, on `price_updates`
     heard: float = 0.0  # when its last event came in, on the dispatcher's clock
     producer: str = ""  # who sent it
+    head: bytes = b""  # of the envelopes of its events of type `head_of`
+    head_of: str = ""
 
 
 @attrs.define
@@ -54,10 +57,10 @@ class Ring:
 
     def add(self, record: Record) -> None:
         """Append a record and drop what is over the bounds."""
-        self._records.append(record)
+        records, limit = self._records, self.limit
+        records.append(record)
         self.bytes += len(record.envelope)
-        limit = self.limit
-        while len(self) > limit.events or self.bytes > limit.bytes:
+        while self.bytes > limit.bytes or len(records) - self._start > limit.events:
             self._drop()
 
     def expire(self, now_ms: int) -> None:
@@ -71,7 +74,7 @@ class Ring:
         self.bytes -= len(record.envelope)
         self.lost = record.n
         self._start += 1
-        if self._start * 2 > len(self._records):
+        if self._start >= SLACK or self._start * 2 > len(self._records):
             del self._records[: self._start]
             self._start = 0
 
@@ -102,9 +105,11 @@ class Journal:
     _channels: dict[str, set[str | None]] = attrs.field(factory=dict, init=False)
     rings: dict[str, Ring] = attrs.field(factory=dict, init=False)
     _ceiling: int | None = attrs.field(default=None, init=False)  # start of the reserved range
+    _epoch: bytes = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.started_at = self.n
+        self._epoch = self.epoch.encode()
 
     def stream(self, rules: ChannelClass, channel: str, symbol: str | None) -> Stream:
         """Return a stream, made at its first event; raise BadEvent when there are too many."""
@@ -132,7 +137,7 @@ class Journal:
 
     def offset_of(self, n: int) -> bytes:
         """A position as clients see it."""
-        return b"%b.%d" % (self.epoch.encode(), n)
+        return b"%b.%d" % (self._epoch, n)
 
     def number(
         self,
@@ -143,14 +148,13 @@ class Journal:
         conflated: Mapping[str, Any] | None = None,
     ) -> Record:
         """Make the record of an event at position `n`, with the next `seq` of its stream."""
-        stream.seq += 1
-        offset = b"%b.%d" % (self.epoch.encode(), n)
-        text = envelope.event(
-            event.type, channel, event.data, event.timestamp, stream.seq, offset, conflated
-        )
-        return Record(
-            n, stream.seq, channel, event.symbol, stream.rules.lane, event.timestamp, text, offset
-        )
+        seq = stream.seq = stream.seq + 1
+        offset = b"%b.%d" % (self._epoch, n)
+        if stream.head_of != event.type:  # nearly always the same
+            stream.head_of, stream.head = event.type, envelope.head(event.type, channel)
+        text = envelope.event(stream.head, event.data, event.timestamp, seq, offset, conflated)
+        lane = stream.rules.lane
+        return Record(n, seq, channel, event.symbol, lane, event.timestamp, text, offset)
 
     def append(self, stream: Stream, record: Record) -> None:
         """Keep a record that is being delivered: in its ring, and as its stream's last value."""

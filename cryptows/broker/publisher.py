@@ -12,7 +12,6 @@ wait behind them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 
 import attrs
 import msgspec
@@ -29,7 +28,23 @@ from cryptows.model.event import Event, EventType, Record
 PRICE_UPDATES = "price_updates"
 PRICED_TYPE = "market_data_update"
 
-Targets = list[tuple[ChannelClass, str]]
+MAX_REMEMBERED = 10_000  # overriding channels whose targets are kept; beyond it they are sought
+
+
+@attrs.frozen
+class Targets:
+    """Class and name of each channel that an event goes to."""
+
+    channels: tuple[tuple[ChannelClass, str], ...]
+    durable: bool
+
+    @classmethod
+    def of(cls, channels: Iterable[tuple[ChannelClass, str]]) -> Targets:
+        """Return the targets; `durable` if any of them is."""
+        channels = tuple(channels)
+        return cls(channels, any(rules.durable for rules, _ in channels))
+
+
 Done = Callable[[bytes | None, int, BadEvent | None, bool], None]
 """Called once for an event: its offset, how many clients get it, what went wrong, a duplicate?"""
 
@@ -69,7 +84,7 @@ class Publisher:
     _holding: dict[str, int] = attrs.field(factory=dict, init=False)  # channel: events held
     _held_ids: dict[str, Held] = attrs.field(factory=dict, init=False)
     _targets: dict[str, Targets] = attrs.field(factory=dict, init=False)
-    _durable_type: dict[str, bool] = attrs.field(factory=dict, init=False)
+    _overrides: dict[str, Targets] = attrs.field(factory=dict, init=False)
 
     def start_pass(self) -> list[Audience]:
         """Return the audiences to write to, and begin a new pass."""
@@ -80,6 +95,7 @@ class Publisher:
         """Take over channels and types after a reload; what waits in throttles is kept."""
         self.table, self.types = table, types
         self._targets.clear()
+        self._overrides.clear()
         for stream_key, stream in self.journal.streams.items():
             found = table.find(stream_key[0])
             if found is not None:
@@ -89,17 +105,21 @@ class Publisher:
             throttle.interval = found[0].throttle if found is not None else 0.0
 
     def accept(self, event: Event, now: float, now_ms: int, done: Done | None = None) -> None:
-        """Route one event; `done` is called now, or after the commit of a durable one."""
-        done = done or _nobody
-        if event.id is not None and self._repeated(event.id, now_ms, done):
+        """Route one event; `done` is called now, or after the commit of a durable one.
+
+        Without `done` (the producer wants no acknowledgement) BadEvent is raised instead.
+        """
+        if event.id is not None and self._repeated(event.id, now_ms, done or _nobody):
             return
         try:
             targets = self.targets(event)
-            if self.store and self._must_wait(targets):
-                self._hold(event, targets, done)
+            if self.store and (targets.durable or self._is_behind_held(targets)):
+                self._hold(event, targets, done or _nobody)
                 return
             offset, delivered = self._publish(event, targets, now)
         except BadEvent as error:
+            if done is None:
+                raise
             done(None, 0, error, False)
             return
         if event.id is not None:
@@ -107,15 +127,13 @@ class Publisher:
         self.counters.events_in += 1
         if not delivered:
             self.counters.undeliverable += 1
-        done(offset, delivered, None, False)
+        if done is not None:
+            done(offset or self.journal.offset, delivered, None, False)
 
     def targets(self, event: Event) -> Targets:
-        """Return class and name of each channel an event goes to (protocol section 1)."""
+        """Return where an event goes (protocol section 1); BadEvent if there is no such channel."""
         if event.channel is not None:
-            found = self.table.find(event.channel)
-            if found is None:
-                raise BadEvent("unknown_channel", f"channel {event.channel!r} does not exist")
-            return [(found[0], event.channel)]
+            return self._override(event.channel)
         type_ = self.types[event.type]
         if event.user_id is None:
             targets = self._targets.get(event.type)
@@ -124,6 +142,17 @@ class Publisher:
             return targets
         names = type_.channels if type_.user_channels is None else type_.user_channels
         return self._find(names, event.user_id)
+
+    def _override(self, channel: str) -> Targets:
+        targets = self._overrides.get(channel)
+        if targets is None:
+            found = self.table.find(channel)
+            if found is None:
+                raise BadEvent("unknown_channel", f"channel {channel!r} does not exist")
+            targets = Targets.of([(found[0], channel)])
+            if len(self._overrides) < MAX_REMEMBERED:
+                self._overrides[channel] = targets
+        return targets
 
     def _find(self, names: Iterable[str], user_id: str | None) -> Targets:
         targets = []
@@ -135,7 +164,7 @@ class Publisher:
             found = self.table.find(name)
             if found is not None:
                 targets.append((found[0], name))
-        return targets
+        return Targets.of(targets)
 
     def _repeated(self, id_: str, now_ms: int, done: Done) -> bool:
         held = self._held_ids.get(id_)
@@ -155,18 +184,20 @@ class Publisher:
     def _publish(self, event: Event, targets: Targets, now: float) -> tuple[bytes | None, int]:
         """Number an event on its channels and note it for their clients."""
         offset, delivered = None, 0
-        for rules, channel in targets:
-            stream = self.journal.stream(rules, channel, event.symbol)
+        streams = self.journal.streams
+        for rules, channel in targets.channels:
+            stream = streams.get((channel, event.symbol))
+            if stream is None:
+                stream = self.journal.stream(rules, channel, event.symbol)
+            stream.heard, stream.producer = now, self.producer
+            conflated = None
             if rules.throttle:
-                passes, conflated = self._throttle(rules).offer((channel, event.symbol), event, now)
+                key = (channel, event.symbol)
+                passes, conflated = self._throttle(rules).offer(key, event, now)
                 if not passes:
                     self.counters.throttled += 1
-                    stream.heard, stream.producer = now, self.producer
                     continue
-                record = self._record(stream, channel, event, conflated)
-            else:
-                record = self._record(stream, channel, event)
-            stream.heard, stream.producer = now, self.producer
+            record = self._record(stream, channel, event, conflated)
             offset = record.offset
             delivered += self.spread(stream, record)
         if event.type == PRICED_TYPE and event.channel is None and event.price is not None:
@@ -245,17 +276,19 @@ class Publisher:
 
     # durable
 
-    def _must_wait(self, targets: Targets) -> bool:
-        return any(rules.durable or channel in self._holding for rules, channel in targets)
+    def _is_behind_held(self, targets: Targets) -> bool:
+        """Whether an event of one of these channels is on its way through the store."""
+        holding = self._holding
+        return bool(holding) and any(channel in holding for _, channel in targets.channels)
 
     def _hold(self, event: Event, targets: Targets, done: Done) -> None:
-        for rules, channel in targets:  # raises while nothing has been noted yet
+        for rules, channel in targets.channels:  # raises while nothing has been noted yet
             self.journal.stream(rules, channel, event.symbol)
         held = Held(event, targets, done)
         self.held.append(held)
         if event.id is not None:
             self._held_ids[event.id] = held
-        for _, channel in targets:
+        for _, channel in targets.channels:
             self._holding[channel] = self._holding.get(channel, 0) + 1
 
     def number_held(self) -> list[Held]:
@@ -263,7 +296,7 @@ class Publisher:
         batch, self.held = self.held, []
         n = self.journal.reserve()
         for held in batch:
-            for rules, channel in held.targets:
+            for rules, channel in held.targets.channels:
                 stream = self.journal.stream(rules, channel, held.event.symbol)
                 held.records.append((stream, self.journal.number(stream, channel, held.event, n)))
                 n += 1
@@ -278,7 +311,7 @@ class Publisher:
                 stream.heard = now
                 offset = record.offset
                 delivered += self.spread(stream, record)
-            for _, channel in held.targets:
+            for _, channel in held.targets.channels:
                 self._holding[channel] -= 1
                 if not self._holding[channel]:
                     del self._holding[channel]
@@ -298,18 +331,22 @@ _NOT_STORED = BadEvent(
 )
 
 
+class PriceChange(msgspec.Struct):
+    """The `data` of a price update."""
+
+    symbol: str | None
+    price: float
+    previousPrice: float | None = None  # noqa: N815 - the names of the contract
+    change: float | None = None
+    changePercent: float | None = None  # noqa: N815
+
+
+_encode = msgspec.json.Encoder().encode
+
+
 def _price_change(symbol: str | None, price: float, before: float | None) -> bytes:
-    """The `data` of a price update; the difference without the noise of binary fractions."""
-    change = percent = None
-    if before is not None:
-        change = float(Decimal(repr(price)) - Decimal(repr(before)))
-        percent = round(change / before * 100, 6) if before else None
-    return msgspec.json.encode(
-        {
-            "symbol": symbol,
-            "price": price,
-            "previousPrice": before,
-            "change": change,
-            "changePercent": percent,
-        }  # fmt: skip
-    )
+    if before is None:
+        return _encode(PriceChange(symbol, price))
+    change = round(price - before, 12)  # without the noise of binary fractions
+    percent = round(change / before * 100, 6) if before else None
+    return _encode(PriceChange(symbol, price, before, change, percent))

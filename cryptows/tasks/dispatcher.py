@@ -17,7 +17,7 @@ import attrs
 import trio
 
 from cryptows.broker.routes import Audience
-from cryptows.model.event import Event
+from cryptows.model.errors import BadEvent
 from cryptows.tasks.client import Client, now_ms
 from cryptows.tasks.ingest import FeedBatch
 from cryptows.tasks.keeper import Keeper
@@ -33,6 +33,8 @@ MOST = 256  # events of one pass; with usual ones that is less than a socket tak
 
 class _Nobody:
     """The replies of a batch without events."""
+
+    wants_all = False
 
     def done_for(self, index: int) -> Done:
         raise AssertionError("a batch without events")
@@ -85,12 +87,14 @@ class Dispatcher:
         room = MOST
         while True:
             self._begin(batch)
-            for index, event in enumerate(batch.events):
+            at = 0
+            while at < len(batch.events):
                 if not room:
                     await self._pass()
                     room = MOST
-                room -= 1
-                self._publish(batch, index, event)
+                some = min(room, len(batch.events) - at)
+                self._publish(batch, at, at + some)
+                at, room = at + some, room - some
             try:
                 batch = self.events_in.receive_nowait()
             except (trio.WouldBlock, trio.EndOfChannel):
@@ -107,9 +111,16 @@ class Dispatcher:
         if batch.events:
             self._read_at = min(self._read_at, batch.read_at)
 
-    def _publish(self, batch: FeedBatch, index: int, event: Event) -> None:
-        done = batch.replies.done_for(index)
-        self.hub.publisher.accept(event, trio.current_time(), now_ms(), done)
+    def _publish(self, batch: FeedBatch, first: int, end: int) -> None:
+        """Publish some events of a batch; their producer is told what he wants to know."""
+        accept, replies = self.hub.publisher.accept, batch.replies
+        now, unix_ms = trio.current_time(), now_ms()
+        for index in range(first, end):
+            done = replies.done_for(index) if replies.wants_all else None
+            try:
+                accept(batch.events[index], now, unix_ms, done)
+            except BadEvent as error:
+                replies.done_for(index)(None, 0, error, False)
 
     async def _pass(self) -> None:
         """Add what has become due to what was published, and write it all."""

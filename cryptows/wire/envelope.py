@@ -117,20 +117,24 @@ SOCKETIO_WEBSOCKET = SocketIoWebSocket()
 WIRES: tuple[Wire, ...] = (NATIVE, SOCKETIO_WEBSOCKET, SOCKETIO_POLLING)
 
 
+def head(type_: str, channel: str) -> bytes:
+    """Return how the envelopes of events of a type on a channel begin; names need no escaping."""
+    return b'{"type":"%b","channel":"%b","data":' % (type_.encode(), channel.encode())
+
+
 def event(
-    type_: str,
-    channel: str,
+    head: bytes,
     data: bytes,
     timestamp: int,
     seq: int,
     offset: bytes,
     conflated: Mapping[str, Any] | None = None,
 ) -> bytes:
-    """Return the envelope of an event; `timestamp` in Unix ms. The names need no escaping."""
-    extra = b"" if conflated is None else b',"conflated":' + _encode(conflated)
-    return b'{"type":"%b","channel":"%b","data":%b,"timestamp":%d,"seq":%d,"offset":"%b"%b}' % (
-        type_.encode(), channel.encode(), data, timestamp, seq, offset, extra,
-    )  # fmt: skip
+    """Return the envelope of an event; `head` as above, `timestamp` in Unix ms."""
+    text = b'%b%b,"timestamp":%d,"seq":%d,"offset":"%b"' % (head, data, timestamp, seq, offset)
+    if conflated is None:
+        return text + b"}"
+    return b'%b,"conflated":%b}' % (text, _encode(conflated))
 
 
 def marked(envelope: bytes, mark: str) -> bytes:

@@ -31,6 +31,11 @@ _encode = msgspec.json.Encoder().encode
 class Replies(Protocol):
     """Where the dispatcher says what became of the events of one batch."""
 
+    @property
+    def wants_all(self) -> bool:
+        """Whether to tell of every event, or only of those that could not be used."""
+        ...
+
     def done_for(self, index: int) -> Done:
         """Return what to call, once, for the event at that index."""
         ...
@@ -170,6 +175,7 @@ class Acks:
     """The replies of a producer that wants acks: each event has its place, a batch line one."""
 
     places: Sequence[Place]
+    wants_all = True
 
     def done_for(self, index: int) -> Done:
         """Return what to call, once, for the event at that index."""
@@ -183,6 +189,7 @@ class Complaints:
     answers: Answers
     lines: Sequence[int]
     events: Sequence[Event]
+    wants_all = False
 
     def done_for(self, index: int) -> Done:
         """Return what to call, once, for the event at that index."""
