@@ -141,7 +141,7 @@ def test_ctrl_c_before_signals_are_watched_is_an_end_too(monkeypatch):
 
 
 def test_a_closed_stdout_is_no_error():
-    program = f"{sys.executable} -m cryptows config show | head -n 1; echo ${{PIPESTATUS[0]}}"
+    program = f"'{sys.executable}' -m cryptows config show | head -n 1; echo ${{PIPESTATUS[0]}}"
     environ = {k: v for k, v in os.environ.items() if not k.startswith("CRYPTOWS_")}
 
     answer = subprocess.run(
