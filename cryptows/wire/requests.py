@@ -14,6 +14,8 @@ from cryptows.model.errors import RequestError
 
 TYPES = ("subscribe", "unsubscribe", "list", "history", "authenticate", "ping", "ack")
 MAX_ID = 128  # characters of a request's id, which the answer echoes
+MAX_NUMBER = 1 << 63  # a numeric id is smaller: what every JSON library can write
+MAX_CHANNELS = 1000  # in one request: each may have to be denied with a reason
 
 
 class Request(msgspec.Struct):
@@ -30,6 +32,7 @@ class Request(msgspec.Struct):
     offset: str | None = None
 
 
+_LIST = ", ".join(TYPES)
 _decoder = msgspec.json.Decoder(Request)
 _object = msgspec.json.Decoder(dict[str, Any])
 
@@ -58,8 +61,9 @@ def convert(type_: str, argument: Any) -> Request:
 
 def checked(request: Request) -> Request:
     """Return the request if it has all that its type needs; raise RequestError otherwise."""
-    if isinstance(request.id, str) and len(request.id) > MAX_ID:
-        raise RequestError("bad_request", f"id is longer than {MAX_ID} characters")
+    if not _is_usable(request.id):
+        expected = f"text of up to {MAX_ID} characters or an integer of 64 bits"
+        raise RequestError("bad_request", f"id: expected {expected}")
     problem = _problem(request)
     if problem:
         extra = {} if request.id is None else {"id": request.id}
@@ -71,6 +75,8 @@ def _problem(request: Request) -> str | None:
     match request.type:
         case "subscribe" | "unsubscribe" if not request.channels:
             return f"{request.type}: channels must be a list of at least one channel"
+        case "subscribe" | "unsubscribe" if len(request.channels or ()) > MAX_CHANNELS:
+            return f"{request.type}: at most {MAX_CHANNELS} channels in one request"
         case "history" if not request.channel:
             return "history: channel is missing"
         case "authenticate" if not request.token:
@@ -78,7 +84,7 @@ def _problem(request: Request) -> str | None:
         case "ack" if not request.offset:
             return "ack: offset is missing"
         case type_ if type_ not in TYPES:
-            return f"type {type_[:40]!r} is not known; expected one of {', '.join(TYPES)}"
+            return f'type "{type_[:40]}" is not known; expected one of {_LIST}'
     return None
 
 
@@ -100,5 +106,11 @@ def _id_of(text: str | bytes) -> dict[str, Any]:
 
 def _plain_id(request: dict[str, Any]) -> dict[str, Any]:
     id_ = request.get("id")
-    usable = isinstance(id_, str | int) and not isinstance(id_, bool) and len(str(id_)) <= MAX_ID
-    return {"id": id_} if usable else {}
+    return {"id": id_} if id_ is not None and _is_usable(id_) else {}
+
+
+def _is_usable(id_: Any) -> bool:
+    """Whether an answer can echo it."""
+    if isinstance(id_, int) and not isinstance(id_, bool):
+        return -MAX_NUMBER <= id_ < MAX_NUMBER
+    return id_ is None or (isinstance(id_, str) and len(id_) <= MAX_ID)
