@@ -10,6 +10,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import resource
 import signal
 import socket
 import time
@@ -59,6 +60,7 @@ QUEUED_BATCHES = 16  # reads of producers that may wait for the dispatcher; then
 RESTARTING = Refusal(1012, "the daemon restarts; come back", come_back=True)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOOK = 0.02  # seconds between two looks at who is still here
+SPARE_FILES = 400  # descriptors beside the clients': requests, producers, the store
 GOODBYES = 64  # said before the other tasks get a turn
 
 
@@ -107,6 +109,9 @@ def _open(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -
     keys = read_keys(settings, loaded.origins, read_key_file, environ)
     protect(keys.all)
     passed = listen_fds(environ)
+    raise_file_limit(settings.limits.connections + SPARE_FILES)
+    make_folder(settings.feed.socket, 0o755)
+    make_folder(settings.server.control_socket, 0o700)
     feed = stack.enter_context(closing(open_feed(settings.feed, passed.get("feed", []))))
     http = adopt(passed.get("http", [])) or open_listeners(
         settings.server.listen, settings.server.backlog
@@ -124,6 +129,27 @@ def _open(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -
         if address.startswith("unix:"):
             stack.callback(Path(address.removeprefix("unix:")).unlink, missing_ok=True)
     return Opened(http, feed, control, Database(settings), tuple(keys.all))
+
+
+def raise_file_limit(wanted: int) -> None:
+    """Take as many descriptors as the system gives us; a client is one. Warns if they are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        log.warning("few file descriptors", limit=hard, wanted=wanted, setting="limits.connections")
+
+
+def make_folder(socket_path: str, mode: int) -> None:
+    """Make the folder of a socket if there is none; raise StartError."""
+    folder = Path(socket_path).parent
+    previous = os.umask(0)
+    try:
+        folder.mkdir(mode, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot make the folder {folder}: {error.strerror}") from None
+    finally:
+        os.umask(previous)
 
 
 class Daemon:
