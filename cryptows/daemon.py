@@ -143,7 +143,7 @@ def raise_file_limit(wanted: int) -> None:
 def make_folder(socket_path: str, mode: int) -> None:
     """Make the folder of a socket if there is none; raise StartError."""
     folder = Path(socket_path).parent
-    previous = os.umask(0)
+    previous = os.umask(0o022)  # parents, too, are for nobody else to write
     try:
         folder.mkdir(mode, parents=True, exist_ok=True)
     except OSError as error:
