@@ -55,9 +55,14 @@ class Outbox:
     _round: deque[_Waiting] = attrs.field(factory=deque, init=False)
     _private: list[_Waiting] = attrs.field(factory=list, init=False)
     _market: dict[tuple[str, str | None], _Waiting] = attrs.field(factory=dict, init=False)
+    _last: bytes = attrs.field(default=b"", init=False)  # a close frame
 
     def __bool__(self) -> bool:
-        return bool(self._writing or self._control or self._round or self._private or self._market)
+        return bool(self._writing or self._control or self._queued or self._last)
+
+    @property
+    def _queued(self) -> bool:
+        return bool(self._round or self._private or self._market)
 
     def put(self, item: Record | Packet, now: float) -> None:
         """Queue a record or a packet; raise Refusal(4008) when too much waits."""
@@ -91,6 +96,10 @@ class Outbox:
     def put_control(self, frame: bytes) -> None:
         """Queue a whole control frame ahead of everything but the frame being written."""
         self._control.append(frame)
+
+    def put_last(self, frame: bytes) -> None:
+        """Queue a close frame behind all that waits; nothing may be queued after it."""
+        self._last = frame
 
     def put_rest(self, items: Sequence[Record | Packet], sent: int, now: float) -> None:
         """Queue what a short write of these items in one piece left over; raises like `put`."""
@@ -142,6 +151,9 @@ class Outbox:
             parts = [*self._control]
             self._control.clear()
             parts += [p for part in self._take(limit, 1 << 30, now_ms) for p in part]
+            if self._last and not self._queued:
+                parts.append(self._last)
+                self._last = b""
             self._writing = b"".join(parts)
             self.size += len(self._writing)
         return self._writing
@@ -152,7 +164,7 @@ class Outbox:
         self.size -= count
 
     def drop_queued(self) -> None:
-        """Forget all but the frame being written and the control frames: the client is leaving."""
+        """Forget all but the frame being written and those of control: the client is leaving."""
         self._round.clear()
         self._private.clear()
         self._market.clear()

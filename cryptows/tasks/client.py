@@ -2,10 +2,10 @@
 
 A client that keeps up costs nothing here: the dispatcher writes to its socket. When a write comes
 back short, the rest goes to an outbox and the client's drain task, which sleeps on its send
-channel, is woken. Nobody ever waits for a client: writes do not block, and a goodbye has a deadline.
+channel, is woken. Nobody ever waits for a client: writes do not block, a goodbye has a deadline.
 
-`Client` is common to both dialects; `NativeClient` is plain WebSocket. Over Socket.IO see
-`tasks/socketio.py`.
+`Client` is common to both dialects. Plain WebSocket is in `tasks/nativeclient.py`, Socket.IO in
+`tasks/dashboard.py`.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from __future__ import annotations
 import errno
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
 from cryptows.broker.admission import Seat
-from cryptows.broker.outbox import Outbox
+from cryptows.broker.outbox import TOO_SLOW, Outbox
 from cryptows.broker.pulse import Pulse
 from cryptows.broker.replay import Query, Recover
 from cryptows.broker.routes import NOTHING, Audience
@@ -30,10 +30,9 @@ from cryptows.model.event import Record
 from cryptows.tasks import replays
 from cryptows.tasks.clock import now_ms as now_ms
 from cryptows.tasks.clock import unix_now
-from cryptows.tasks.websocket import WebSocket
 from cryptows.wire import requests
-from cryptows.wire.envelope import NATIVE, Packet, Wire
-from cryptows.wire.frames import ping_frame
+from cryptows.wire.envelope import Packet, Wire
+from cryptows.wire.frames import is_close
 
 if TYPE_CHECKING:
     from cryptows.tasks.hub import Hub
@@ -48,15 +47,15 @@ UNKNOWN_PACE = 16 * 1024
 LAST_WORDS = 256 * 1024  # a close frame always finds room behind what is there
 SLOW_PACE = 4 * 1024  # bytes, both for the kernel and for a chunk; a ping waits for no more
 GOODBYE = 3.0  # seconds for the closing handshake; then the socket is closed
-PING = ping_frame()
+FAILED = 1011  # RFC 6455 7.4.1: an unexpected condition
 
 
 class Client:
     """What the daemon holds of a client, whatever its dialect. Times are Trio's clock."""
 
     __slots__ = (
-        "__weakref__", "_behind", "_queued", "_socket", "audience", "ending", "hub", "outbox", "pulse",
-        "seat", "send", "session", "skipped",
+        "__weakref__", "_behind", "_farewell", "_queued", "_socket", "audience", "ending", "hub",
+        "outbox", "pulse", "seat", "send", "session", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +70,7 @@ class Client:
         self.audience: Audience
         self.pulse: Pulse
         self._behind: trio.MemorySendChannel[None] | None = None
+        self._farewell = False  # the close frame was sent or queued
         self._queued: deque[requests.Request] | None = None  # behind one that is carried out
         self._socket: socket.socket | None = None
         self.send: Callable[[bytes], int] = _discard
@@ -92,11 +92,12 @@ class Client:
         outbox = self.outbox
         if outbox is None or not self.session.open:
             return
-        now = trio.current_time()
+        before = outbox.skipped
         try:
-            outbox.put_all(items, now)
+            outbox.put_all(items, trio.current_time())
         except Refusal as refusal:
             self.end(refusal)
+        self.hub.counters.skipped += outbox.skipped - before
 
     def fall_behind(self, items: Sequence[Record | Packet], sent: int) -> None:
         """Keep what a short write left over, and wake the drain task."""
@@ -106,7 +107,7 @@ class Client:
             outbox.put_rest(items, sent, trio.current_time())
         except Refusal as refusal:
             self.end(refusal)
-            return
+        self.hub.counters.skipped += outbox.skipped
         self._wake()
 
     def packet(self, packet: Packet) -> None:
@@ -134,9 +135,15 @@ class Client:
         self.packets([self.wire.message(text, offset) for text, offset in texts])
 
     def control(self, frame: bytes) -> None:
-        """Send a control frame, ahead of all that is queued."""
+        """Send a control frame ahead of all that is queued, but a close frame behind it."""
+        if self._farewell:
+            return  # RFC 6455 5.5.1: nothing may follow a close frame
+        self._farewell = is_close(frame)
         if self.outbox is not None:
-            self.outbox.put_control(frame)
+            if self._farewell:
+                self.outbox.put_last(frame)
+            else:
+                self.outbox.put_control(frame)
             return
         sock = self._socket
         sent = self._write(frame, sock.send if sock is not None else _discard)
@@ -183,7 +190,7 @@ class Client:
     def _wake(self) -> None:
         if self._behind is None:
             self._behind, woken = trio.open_memory_channel[None](1)
-            self.hub.nursery.start_soon(self._drain, woken)
+            self.beside(self._drain, woken)
         try:
             self._behind.send_nowait(None)
         except trio.WouldBlock:
@@ -194,7 +201,7 @@ class Client:
         async for _ in woken:
             sock, slow_at, chunk = self._socket, trio.current_time() + BRIEF, CHUNK
             while (outbox := self.outbox) is not None and sock is not None:
-                if chunk != SLOW_PACE and trio.current_time() > slow_at:
+                if chunk != SLOW_PACE and trio.current_time() > slow_at and self.session.open:
                     chunk = SLOW_PACE
                     self._let_kernel_hold(SLOW_PACE)
                 if not outbox.next_bytes(chunk, trio.current_time(), now_ms()):
@@ -216,8 +223,9 @@ class Client:
         self.skipped += outbox.skipped
         self.outbox = None
         self.hub.behind.pop(self, None)
-        kernel = self.hub.settings.delivery.kernel_buffer
-        self._let_kernel_hold(min(UNKNOWN_PACE, kernel) if slow else kernel)
+        if self.session.open:  # else the close frame is still to find room
+            kernel = self.hub.settings.delivery.kernel_buffer
+            self._let_kernel_hold(min(UNKNOWN_PACE, kernel) if slow else kernel)
 
     # requests
 
@@ -237,7 +245,7 @@ class Client:
         plan = self.hub.answers.handle(self, request, trio.current_time(), now_ms())
         if plan is not None:
             self._queued = deque()
-            self.hub.nursery.start_soon(self._carry_out, plan)
+            self.beside(self._carry_out, plan)
 
     async def _carry_out(self, plan: Recover | Query | None) -> None:
         """Carry out a plan and the requests that came in meanwhile."""
@@ -269,18 +277,22 @@ class Client:
         self.ending = refusal
         self.send = _discard  # after a close frame nothing may follow
         self.hub.between_passes(lambda: self.hub.routes.leave(self))
-        self.hub.nursery.start_soon(self.say_goodbye, refusal)
+        self.beside(self.say_goodbye, refusal)
 
     async def say_goodbye(self, refusal: Refusal) -> None:
         """Close the connection as the dialect does; has its own deadline."""
         raise NotImplementedError
 
-    def _make_room(self) -> None:
-        """Let the kernel take the rest of the frame and the close: the client may read on later."""
-        self._let_kernel_hold(LAST_WORDS)
+    def _make_room(self, refusal: Refusal) -> None:
+        """Let the kernel take what is still to be said and the close: a client may read on later.
+
+        To one that was too slow, what waits is not sent any more; to others it is.
+        """
         if self.outbox is not None:
-            self.outbox.drop_queued()
+            if refusal.code == TOO_SLOW:
+                self.outbox.drop_queued()
             self._wake()
+        self._let_kernel_hold(LAST_WORDS + self.waiting)
 
     def broken(self) -> None:
         """The socket is gone; the reading side notices and cleans up."""
@@ -299,6 +311,28 @@ class Client:
             self.skipped += self.outbox.skipped
             self.outbox = None
         self.hub.behind.pop(self, None)
+
+    # bugs
+
+    def beside(self, work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        """Run something for this client in a task of its own; a failure ends the client."""
+        self.hub.nursery.start_soon(self._guard, work, arguments)
+
+    async def _guard(
+        self, work: Callable[..., Awaitable[None]], arguments: tuple[object, ...]
+    ) -> None:
+        try:
+            await work(*arguments)
+        except Exception as error:
+            self.failed(error)
+
+    def failed(self, error: Exception) -> None:
+        """Note an exception that should not have been raised: it ends this client, nobody else."""
+        self.hub.counters.bugs += 1
+        log.error("client failed", client=self.session.id, exc_info=error)
+        self.broken()
+        if self._socket is None:  # else its reader notices and cleans up
+            self.gone(FAILED)
 
     # heartbeats: the reaper calls tick when it returned the time to
 
@@ -319,97 +353,6 @@ class Client:
     def ping(self, now: float) -> None:
         """Ask for a sign of life, and tell how the channels are."""
         raise NotImplementedError
-
-
-class NativeClient(Client):
-    """A client on plain WebSocket (protocol section 4)."""
-
-    __slots__ = ("_unwelcome", "_ws")
-
-    def __init__(self, hub: Hub, session: Session, seat: Seat, sock: socket.socket) -> None:
-        super().__init__(hub, session, seat, sock, NATIVE)
-        self._ws: WebSocket
-        self._unwelcome: Refusal | None = None
-
-    async def serve(self, head: bytes, unwelcome: Refusal | None) -> None:
-        """Serve the connection until it ends, whoever ends it; nothing escapes but Cancelled.
-
-        `unwelcome`: why the client is turned away as soon as it can be told.
-        """
-        self._unwelcome = unwelcome
-        assert self._socket is not None
-        self._ws = WebSocket(self._socket, head, self, self.hub.settings.limits.message)
-        code = 1006
-        try:
-            reason = await self._ws.serve()
-            if reason is not None:
-                code = reason.code
-        except trio.Cancelled:
-            raise
-        except Exception:
-            self.hub.counters.bugs += 1
-            log.exception("client task failed", client=self.session.id)
-        finally:
-            self.gone(code)
-            self._ws.close_socket()
-
-    def opened(self) -> None:
-        now = trio.current_time()
-        heartbeat = self.hub.settings.heartbeat
-        self.pulse = Pulse(heartbeat.interval, heartbeat.timeout, now)
-        self.hub.welcome(self, now)
-        if self._unwelcome is not None:
-            self.hub.answers.turn_away(self, self._unwelcome, now_ms())
-
-    async def received(self, message: str | bytes) -> None:
-        if not self.session.open:
-            return
-        try:
-            if isinstance(message, bytes):
-                raise RequestError("bad_request", "expected JSON in a text frame, got binary")
-            request = requests.decode(message)
-        except RequestError as error:
-            self.refuse_request(error)
-        else:
-            self.request(request)
-
-    def ponged(self) -> None:
-        self.hub.counters.pongs += 1
-        self.pulse.pong(trio.current_time())
-
-    def too_long(self, limit: int) -> None:
-        self.end(Refusal(1009, f"message over {limit} bytes", come_back=True))
-
-    def ping(self, now: float) -> None:
-        self.hub.counters.pings += 1
-        beat = self.hub.answers.heartbeat(self, now, now_ms())
-        if self.outbox is None:
-            # in one write with the ping
-            self._ws_write(PING + self.wire.packet(Packet(beat)), beat)
-        else:
-            self.control(PING)
-            self.message(beat)
-
-    def _ws_write(self, data: bytes, beat: bytes) -> None:
-        sent = self._write(data)
-        if sent is None or sent == len(data):
-            return
-        if sent < len(PING):
-            self.control(PING[sent:])
-            self.message(beat)
-        else:
-            self.fall_behind([Packet(beat)], sent - len(PING))
-
-    async def say_goodbye(self, refusal: Refusal) -> None:
-        """Close with the refusal's code; the socket is closed when the peer has answered."""
-        if refusal.code == 4008:
-            self._make_room()
-        with trio.move_on_after(GOODBYE):
-            await self._ws.aclose(refusal.code, refusal.reason)
-        self._ws.close_socket()
-
-    def broken(self) -> None:
-        self._ws.close_socket()
 
 
 _TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module names it from 3.12 on

@@ -2,7 +2,7 @@
 
 Everything begins as HTTP: probes, statistics, long-polling and both kinds of WebSocket share the
 port. A head must come whole within its deadline and size. A site answers, or takes the connection
-over (an upgrade); then what HTTP needed is let go before the client is served, as it may stay for days.
+over (an upgrade); what HTTP needed is let go before, as the client may stay for days.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Connection:
         *,
         close: bool = False,
     ) -> None:
-        """Write a whole answer. With `close`, or for lack of keep-alive, the connection then ends."""
+        """Write a whole answer. With `close`, or without keep-alive, the connection then ends."""
         close = close or self.hub.draining
         await self.write(response(request, status, body, content_type, headers, close))
 

@@ -1,7 +1,7 @@
 """The `/ws` endpoint: who may become a client on plain WebSocket, decided before the 101.
 
-In this order: origin, handshake, token, bans, connection limits. A wrong token is no reason to refuse
-the handshake: a browser could not tell why. It is told after the 101, with its close code.
+In this order: origin, handshake, token, bans, connection limits. A wrong token is no reason to
+refuse the handshake: a browser could not tell why. It is told after the 101, with its close code.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from cryptows.broker.admission import Full
 from cryptows.broker.auth import ANONYMOUS, Identity, find_token
 from cryptows.broker.session import Session
 from cryptows.model.errors import Refusal
-from cryptows.tasks.client import NativeClient, now_ms
+from cryptows.tasks.clock import now_ms
+from cryptows.tasks.nativeclient import NativeClient
 from cryptows.wire.http import Request, upgrade_head, upgrade_headers, upgrade_problem
 
 if TYPE_CHECKING:

@@ -273,6 +273,8 @@ class EngineClient(Client):
             await self.heard(message)
         elif self.engine.closed:
             self.end(LEFT)
+        elif packet.kind is Kind.PONG:
+            self.tick_soon(self.engine.deadline())  # the next ping may be due before this pong was
 
     # the end
 
@@ -292,8 +294,7 @@ class EngineClient(Client):
             self.engine.end(trio.current_time())
             self.settle()
             return
-        if refusal.code == 4008:
-            self._make_room()
+        self._make_room(refusal)
         with trio.move_on_after(GOODBYE):
             await ws.aclose(refusal.code, refusal.reason)
         ws.close_socket()

@@ -35,6 +35,11 @@ def ping_frame(payload: bytes = b"") -> bytes:
     return _frame(_PING, payload)
 
 
+def is_close(frame: bytes) -> bool:
+    """Whether a frame is a close frame."""
+    return frame[0] == _CLOSE
+
+
 def close_frame(code: int, reason: str) -> bytes:
     """Return a close frame; a reason that is too long is cut at a character."""
     text = reason.encode()[:MAX_REASON].decode(errors="ignore").encode()
