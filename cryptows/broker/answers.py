@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 import attrs
@@ -72,6 +73,10 @@ class Peer(Protocol):
         """Count the connection as this user's; raises Full."""
         ...
 
+    def failed(self, error: Exception) -> None:
+        """End because of an exception that should not have been raised."""
+        ...
+
 
 class Desk(Protocol):
     """What the answers need of the daemon."""
@@ -94,8 +99,11 @@ class Desk(Protocol):
         """Remember how far a user acknowledged."""
         ...
 
-    def between_passes(self, change: Callable[[], None]) -> None:
-        """Make a change to the routes now, or when the pass that is being written has ended."""
+    def between_passes(self, change: Callable[[], None], peer: Peer | None = None) -> None:
+        """Make a change to the routes now, or when the pass that is being written has ended.
+
+        Should it fail then, that ends the peer it is for.
+        """
         ...
 
 
@@ -117,11 +125,14 @@ class Answers:
                     plan = self._plan(peer, request)
                     if plan is not None:
                         return plan
-                    self.desk.between_passes(lambda: self._subscribe(peer, request, now_ms))
+                    change = partial(self._subscribe, peer, request, now_ms)
+                    self.desk.between_passes(change, peer)
                 case "unsubscribe":
-                    self.desk.between_passes(lambda: self._unsubscribe(peer, request, now_ms))
+                    change = partial(self._unsubscribe, peer, request, now_ms)
+                    self.desk.between_passes(change, peer)
                 case "authenticate":
-                    self.desk.between_passes(lambda: self._authenticate(peer, request, now_ms))
+                    change = partial(self._authenticate, peer, request, now_ms)
+                    self.desk.between_passes(change, peer)
                 case "list":
                     self._list(peer, request, now_ms)
                 case "ping":

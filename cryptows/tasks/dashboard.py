@@ -97,7 +97,7 @@ class Dashboard(SocketIoClient):
                 self.session = Session(lost.sid, identity, self.seat.address, since=now)
                 recovery = SocketRecovery(self.hub, self, lost.patterns, offset, pid)
                 # Beside, because a slow client must go on being read for its pongs.
-                self.hub.nursery.start_soon(recovery.run)
+                self.beside(recovery.run)
                 return
         self.begin(identity)
 
@@ -201,7 +201,7 @@ class Dashboard(SocketIoClient):
             return  # the transport went away meanwhile
         self.seat_as(None)
         self.session = Session(new_client_id(), ANONYMOUS, self.seat.address)
-        self.hub.between_passes(self._rejoin)
+        self.hub.between_passes(self._rejoin, self)
         if self.engine.ending:
             self.end(LEFT)  # or it was to be ended, when there was no session to end
 

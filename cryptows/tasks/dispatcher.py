@@ -126,6 +126,8 @@ class Dispatcher:
         """Add what has become due to what was published, and write it all."""
         hub, keeper = self.hub, self.keeper
         while True:
+            for event in hub.take_notices():
+                hub.publisher.accept(event, trio.current_time(), now_ms())
             hub.publisher.release(trio.current_time())
             if keeper is not None:
                 keeper.turn(trio.current_time(), now_ms())
@@ -163,18 +165,21 @@ class Dispatcher:
         count = 0
         client: Client
         for client in tuple(audience.members):  # type: ignore[assignment]
-            if client.outbox is None:
-                try:
-                    sent = client.send(data)
-                except BlockingIOError:
-                    sent = 0
-                except OSError:
-                    client.broken()
-                    continue
-                if sent != size:
-                    client.fall_behind(records, sent)
-            else:
-                client.queue(records)
+            try:
+                if client.outbox is None:
+                    try:
+                        sent = client.send(data)
+                    except BlockingIOError:
+                        sent = 0
+                    except OSError:
+                        client.broken()
+                        continue
+                    if sent != size:
+                        client.fall_behind(records, sent)
+                else:
+                    client.queue(records)
+            except Exception as error:
+                client.failed(error)
             count += 1
             if not count % LOOK:
                 await self._breathe()

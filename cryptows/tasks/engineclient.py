@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -175,7 +175,7 @@ class EngineClient(Client):
         """Move over to a WebSocket whose probe succeeded. Nothing is read from it meanwhile."""
         self.wake_poll()
         # In the middle of a pass, what is encoded for polling may be on its way to this client.
-        await self._between_passes(lambda: self._move(ws, sock))
+        await self.hub.at_rest(lambda: self._move(ws, sock))
 
     def _move(self, ws: WebSocket, sock: socket.socket) -> None:
         self._probe = None
@@ -196,12 +196,6 @@ class EngineClient(Client):
         else:
             self._caught_up(outbox)
         self.tick_soon()
-
-    async def _between_passes(self, change: Callable[[], None]) -> None:
-        done = trio.Event()
-        self.hub.between_passes(change)
-        self.hub.between_passes(done.set)
-        await done.wait()
 
     # polling
 
@@ -285,7 +279,7 @@ class EngineClient(Client):
 
     async def say_goodbye(self, refusal: Refusal) -> None:
         """Close the transport; a client that shall stay away is told so first."""
-        await self._between_passes(_nothing)  # an upgrade may be waiting for the same
+        await self.hub.at_rest(_nothing)  # an upgrade may be waiting for the same
         if not refusal.come_back and not self.engine.closed:
             for packet in self.dismissal():
                 self.urgent(packet)

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from cryptows.broker.admission import ConnectionCounts
-from cryptows.broker.answers import Answers
+from cryptows.broker.answers import Answers, Peer
 from cryptows.broker.auth import Verifier
 from cryptows.broker.counters import Counters, Gauges
 from cryptows.broker.dedup import Dedup
@@ -77,7 +77,8 @@ class Hub:
     wake: Callable[[], None] | None = None  # makes the dispatcher begin a pass
     draining: bool = False
     writing: bool = attrs.field(default=False, init=False)
-    _deferred: list[Callable[[], None]] = attrs.field(factory=list, init=False)
+    _deferred: list[tuple[Callable[[], None], Peer | None]] = attrs.field(factory=list, init=False)
+    _notices: list[Event] = attrs.field(factory=list, init=False)
     verifier: Verifier = attrs.field(init=False)
     limiter: RequestLimiter = attrs.field(init=False)
     bans: Bans = attrs.field(init=False)
@@ -109,10 +110,16 @@ class Hub:
     def announce_store(self, state: str, reason: str, now_ms: int) -> None:
         """Publish on `system_status` that durable events are (not) being stored."""
         data = {"component": "store", "status": state, "reason": reason}
-        event = Event("system_status", msgspec.json.encode(data), now_ms)
-        self.publisher.accept(event, trio.current_time(), now_ms)
+        # Published by the dispatcher: noted between two passes, an event could reach a client that
+        # subscribes in between twice, in its snapshot and live.
+        self._notices.append(Event("system_status", msgspec.json.encode(data), now_ms))
         if self.wake is not None:
             self.wake()
+
+    def take_notices(self) -> list[Event]:
+        """Return the daemon's own events that wait to be published; the dispatcher asks."""
+        notices, self._notices = self._notices, []
+        return notices
 
     def is_durable(self, channel: str) -> bool:
         """Whether a channel's events are stored."""
@@ -161,25 +168,35 @@ class Hub:
 
     # passes
 
-    def between_passes(self, change: Callable[[], None]) -> None:
-        """Make a change to the routes now, or at the end of the pass that is being written."""
+    def between_passes(self, change: Callable[[], None], peer: Peer | None = None) -> None:
+        """Make a change to the routes now, or at the end of the pass that is being written.
+
+        Should it fail then, that ends the client it is for.
+        """
         if self.writing:
-            self._deferred.append(change)
+            self._deferred.append((change, peer))
         else:
             change()
 
     async def at_rest(self, decide: Callable[[], T]) -> T:
-        """Return what `decide` returns when called between two passes."""
+        """Return what `decide` returns, or raise what it raises, when called between two passes."""
         if not self.writing:
             return decide()
-        done, results = trio.Event(), []
+        done = trio.Event()
+        results: list[T] = []
+        errors: list[Exception] = []
 
         def change() -> None:
-            results.append(decide())
+            try:
+                results.append(decide())
+            except Exception as error:
+                errors.append(error)
             done.set()
 
-        self._deferred.append(change)
+        self._deferred.append((change, None))
         await done.wait()
+        if errors:
+            raise errors[0]
         return results[0]
 
     def end_pass(self) -> None:
@@ -187,8 +204,13 @@ class Hub:
         self.writing = False
         while self._deferred:
             changes, self._deferred = self._deferred, []
-            for change in changes:
-                change()
+            for change, peer in changes:
+                try:
+                    change()
+                except Exception as error:
+                    if peer is None:
+                        raise
+                    peer.failed(error)
 
     # clients
 
