@@ -74,12 +74,12 @@ def drain(as_json: bool, path: str | None, config_file: str | None, sets: tuple[
     _show(ask(path or server.control_socket, "drain", server.drain + GRACE), as_json)
 
 
-def ask(path: str, command: str, timeout: float = 10.0) -> dict[str, Any]:
+def ask(path: str, command: str, timeout: float = 10.0, **fields: Any) -> dict[str, Any]:
     """Return the daemon's answer; raises Failure with the exit code for what went wrong."""
     from cryptows import control_client
 
     try:
-        answer = control_client.ask(path, command, timeout)
+        answer = control_client.ask(path, command, timeout, **fields)
     except control_client.NotRunningError as error:
         raise NotRunning(str(error)) from None
     except control_client.ControlError as error:

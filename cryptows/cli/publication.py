@@ -118,7 +118,8 @@ class Publication:
             )
             more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
             place = f"{self.source.name}:{missing[0].number}"
-            raise Failure(f"{place}: {what} to this line{more}")
+            taken = f"{self.counts.accepted} were accepted"
+            raise Failure(f"{place}: {what} to this line{more}; {taken}")
 
     def summary(self, finished: bool) -> str:
         """Return what was achieved, in one line."""

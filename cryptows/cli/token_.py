@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from cryptows.cli.options import config_options, load_config
+from cryptows.cli.control import ask, socket_option
+from cryptows.cli.options import config_options, load_config, load_settings
 from cryptows.cli.terminal import Failure, note, say, show_pairs
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ secret_file_option = click.option(
 )
 
 
-@click.group(short_help="Make and check tokens.")
+@click.group(short_help="Make, check and revoke tokens.")
 def token() -> None:
-    """Make or check tokens with the daemon's own key.
+    """Make, check or revoke tokens with the daemon's own key.
 
     The key is the one of the configuration: auth.secret_file, or JWT_SECRET in the environment.
     """
@@ -135,6 +136,40 @@ def check_token(
         ("role", identity.role),
         ("expires", NEVER if expires is None else _date(expires - auth.leeway)),
     ])  # fmt: skip
+
+
+@token.command(short_help="Refuse all tokens that a user has by now.")
+@click.option("--user", required=True, metavar="ID", help="Whose tokens: the user id.")
+@socket_option
+@config_options
+def revoke(user: str, path: str | None, config_file: str | None, sets: tuple[str, ...]) -> None:
+    """Refuse all tokens that a user has by now, and end the clients that came with them.
+
+    The running daemon does it and keeps it over restarts. A token made later is accepted.
+
+    \b
+    $ cryptows token revoke --user 123
+    revoked: 123
+    clients: 2
+    """
+    path = path or load_settings(config_file, sets).server.control_socket
+    show_pairs(ask(path, "revoke", user=user).items())
+
+
+@token.command(short_help="Take a revocation back.")
+@click.option("--user", required=True, metavar="ID", help="Whose tokens: the user id.")
+@socket_option
+@config_options
+def restore(user: str, path: str | None, config_file: str | None, sets: tuple[str, ...]) -> None:
+    """Take a revocation back.
+
+    \b
+    $ cryptows token restore --user 123
+    restored:   123
+    wasRevoked: True
+    """
+    path = path or load_settings(config_file, sets).server.control_socket
+    show_pairs(ask(path, "restore", user=user).items())
 
 
 def read_auth(

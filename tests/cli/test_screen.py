@@ -30,7 +30,7 @@ async def test_lines_come_once_a_second_for_channels_with_news(autojump_clock, c
 
     out = capsys.readouterr().out
     assert re.fullmatch(
-        r"\d\d:\d\d:\d\d  market_data        user      1.0/s  p50 3.0 ms  p99 3.0 ms  "
+        r"\d\d:\d\d:\d\d  market_data        user    1.0/s  p50 3.0 ms  p99 3.0 ms  "
         r"A\[b\] 2 \(\+0\.00 %\)\n",
         out,
     )
