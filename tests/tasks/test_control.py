@@ -46,7 +46,7 @@ COMMANDS = {"status": status, "reload": reload, "drain": drain, "broken": broken
 @asynccontextmanager
 async def serving(tmp_path):
     path = str(tmp_path / "control.sock")
-    sock = open_unix(path, MODE, 8)
+    sock = open_unix(path, MODE, 2 * MAX_CONNECTIONS)
     sock.setblocking(False)
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(sock))
     async with trio.open_nursery() as nursery:
