@@ -27,14 +27,17 @@ import cryptows
 from cryptows import log as logs
 from cryptows.broker.health import State
 from cryptows.broker.journal import Journal
+from cryptows.broker.revocations import Revocations
 from cryptows.config.keys import read_keys
 from cryptows.config.load import Loaded
 from cryptows.config.reload import changed, merge_live
 from cryptows.config.settings import Settings
 from cryptows.files import read_key_file
+from cryptows.model.channel import USER_ID
 from cryptows.model.errors import CryptowsError, Refusal, StartError
 from cryptows.notify import Notifier, listen_fds, watchdog_interval
 from cryptows.redact import protect
+from cryptows.store import revocations
 from cryptows.store.sqlite import Database
 from cryptows.store.writer import StoreTask
 from cryptows.tasks import housekeeper, stats
@@ -57,6 +60,7 @@ from cryptows.tasks.recover import DashboardMount, timing
 log = structlog.get_logger()
 
 QUEUED_BATCHES = 16  # reads of producers that may wait for the dispatcher; then they are not read
+REVOKED = Refusal(4001, "jwt revoked", come_back=False)
 RESTARTING = Refusal(1012, "the daemon restarts; come back", come_back=True)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOOK = 0.02  # seconds between two looks at who is still here
@@ -72,6 +76,7 @@ class Opened:
     feed: FeedSocket
     control: socket.socket
     database: Database
+    revocations: Revocations
     keys: tuple[bytes, ...]
 
 
@@ -96,7 +101,7 @@ async def serve(
                 opened.database.file.epoch, settings.limits.streams, opened.database.file.position,
                 opened.database.streams(),
             )  # fmt: skip
-            hub = Hub(settings, opened.keys, nursery, journal)
+            hub = Hub(settings, opened.keys, nursery, journal, revocations=opened.revocations)
             daemon = Daemon(hub, loaded, environ, reread, Notifier.from_environ(environ))
             await daemon.run(opened)
             nursery.cancel_scope.cancel()
@@ -128,7 +133,9 @@ def _open(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -
     for address in settings.server.listen if "http" not in passed else ():
         if address.startswith("unix:"):
             stack.callback(Path(address.removeprefix("unix:")).unlink, missing_ok=True)
-    return Opened(http, feed, control, Database(settings), tuple(keys.all))
+    database = Database(settings)
+    revoked = revocations.load(Path(settings.server.state_dir))
+    return Opened(http, feed, control, database, revoked, tuple(keys.all))
 
 
 def raise_file_limit(wanted: int) -> None:
@@ -268,7 +275,13 @@ class Daemon:
     # commands
 
     def _commands(self) -> dict[str, Command]:
-        return {"status": self._status, "reload": self._reload, "drain": self._drain}
+        return {
+            "status": self._status,
+            "reload": self._reload,
+            "drain": self._drain,
+            "revoke": self._revoke,
+            "restore": self._restore,
+        }
 
     async def _status(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         hub = self.hub
@@ -290,6 +303,32 @@ class Daemon:
         self._stop.set()
         await self._stopped.wait()
         return {"drained": clients - len(self.hub.clients)}
+
+    async def _revoke(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Refuse all tokens that a user has by now, and end the clients that came with them."""
+        hub, user_id = self.hub, _user_in(request)
+        hub.revocations.revoke_user(user_id, time.time())
+        ended = 0
+        for client in list(hub.clients.values()):
+            if client.session.identity.user_id == user_id:
+                ended += 1
+                hub.answers.turn_away(client, REVOKED, now_ms())
+        log.info("tokens revoked", user=user_id, clients=ended)
+        await self._save_revocations()
+        return {"revoked": user_id, "clients": ended}
+
+    async def _restore(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Take a revocation back."""
+        user_id = _user_in(request)
+        restored = self.hub.revocations.restore_user(user_id)
+        log.info("tokens restored", user=user_id)
+        await self._save_revocations()
+        return {"restored": user_id, "wasRevoked": restored}
+
+    async def _save_revocations(self) -> None:
+        folder = Path(self.hub.settings.server.state_dir)
+        data = self.hub.revocations.dump()
+        await trio.to_thread.run_sync(revocations.save, folder, data)
 
     async def _reload(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take over the settings that can change while running: all, or none if one is wrong."""
@@ -340,6 +379,13 @@ class Daemon:
             "store state", before=old, now=new, reason=reason
         )
         hub.announce_store(new, reason, now_ms())
+
+
+def _user_in(request: Mapping[str, Any]) -> str:
+    user_id = request.get("user")
+    if not isinstance(user_id, str) or not USER_ID.fullmatch(user_id):
+        raise CryptowsError("user: expected letters, digits, '.', '-', '_', at most 64")
+    return user_id
 
 
 def _trio_socket(sock: socket.socket) -> trio.socket.SocketType:
