@@ -1,8 +1,9 @@
 """Who gets what: subscriptions, indexed so that an event finds its clients at once.
 
-Clients that subscribe to the same things on the same wire form an `Audience`: an event is noted once
-for the audience, and its members share the joined bytes. An audience stands in the index under each
-of its patterns, except those that a whole channel beside them covers.
+Clients that subscribe to the same things on the same wire form an `Audience`: an event is noted
+once for the audience, and its members share the joined bytes. An audience stands in the index under
+each of its patterns, except those that a whole channel beside them covers. Who covers a stream is
+remembered until somebody comes to its channel or goes, so that globs cost nothing in between.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Routes:
     _whole: dict[str, dict[Audience, None]] = attrs.field(factory=dict)
     _symbols: dict[tuple[str, str], dict[Audience, None]] = attrs.field(factory=dict)
     _globs: dict[str, dict[Pattern, dict[Audience, None]]] = attrs.field(factory=dict)
+    # Bounded by the streams that exist; only where there are globs to go through.
+    _found: dict[str, dict[str, list[Audience]]] = attrs.field(factory=dict)
 
     def join(self, member: Member, wire: Wire, patterns: frozenset[Pattern]) -> Audience:
         """Add a client; its `audience` is set to the one returned."""
@@ -52,6 +55,7 @@ class Routes:
             audience = self._audiences[key] = Audience(wire, patterns)
             for pattern in _needed(patterns):
                 self._place(pattern)[audience] = None
+                self._found.pop(pattern.channel, None)
         audience.members[member] = None
         member.audience = audience
         return audience
@@ -65,7 +69,8 @@ class Routes:
         if not audience.members:
             del self._audiences[audience.wire.name, audience.patterns]
             for pattern in _needed(audience.patterns):
-                self._place(pattern).pop(audience, None)
+                del self._place(pattern)[audience]
+                self._found.pop(pattern.channel, None)
                 self._prune(pattern)
 
     def move(self, member: Member, patterns: frozenset[Pattern], wire: Wire | None = None) -> None:
@@ -81,13 +86,24 @@ class Routes:
         if whole:
             found += whole
         if symbol is not None:
+            globs = self._globs.get(channel)
+            if globs:
+                return self._among_globs(channel, symbol)
             exact = self._symbols.get((channel, symbol))
             if exact:
                 found += exact
-            globs = self._globs.get(channel)
-            if globs:
-                matching = [a for p, each in globs.items() if p.matches(symbol) for a in each]
-                found = list(dict.fromkeys([*found, *matching]))
+        return found
+
+    def _among_globs(self, channel: str, symbol: str) -> list[Audience]:
+        known = self._found.setdefault(channel, {})
+        found = known.get(symbol)
+        if found is None:
+            covering: dict[Audience, None] = dict(self._whole.get(channel, {}))
+            covering |= self._symbols.get((channel, symbol), {})
+            for pattern, audiences in self._globs[channel].items():
+                if pattern.matches(symbol):
+                    covering |= audiences
+            found = known[symbol] = list(covering)
         return found
 
     def __iter__(self) -> Iterator[Audience]:

@@ -19,6 +19,7 @@ import attrs
 USER_ID = re.compile(r"[A-Za-z0-9._-]{1,64}", re.ASCII)
 NAME = re.compile(r"[A-Za-z0-9._-]{1,128}", re.ASCII)
 MAX_SYMBOL = 64  # characters; long enough for every exchange's instrument names
+WILDCARDS = frozenset("*?[")  # of a glob; no event's symbol has one
 
 
 class Role(enum.StrEnum):
@@ -97,17 +98,15 @@ class Pattern:
     @property
     def is_glob(self) -> bool:
         """Whether the symbol holds a wildcard (`*`, `?`, `[`)."""
-        return self.symbol is not None and any(c in self.symbol for c in "*?[")
+        return self.symbol is not None and not WILDCARDS.isdisjoint(self.symbol)
 
     def matches(self, symbol: str | None) -> bool:
         """Whether an event of this channel with that symbol is covered."""
-        if self.symbol is None:
+        if self.symbol is None or symbol == self.symbol:
             return True
-        if symbol is None:
+        if symbol is None or not self.is_glob:
             return False
-        return (
-            glob(self.symbol).match(symbol) is not None if self.is_glob else symbol == self.symbol
-        )
+        return glob(self.symbol).match(symbol) is not None
 
     def __str__(self) -> str:
         return self.channel if self.symbol is None else f"{self.channel}:{self.symbol}"

@@ -1,8 +1,8 @@
 """Events: what a producer reports, and the numbered record that clients get of it.
 
-`EventType` says where events of a type go and what their `data` must look like; the seed's types are
-here, the config may add more. An `Event` is one accepted feed line. A `Record` is that event on one
-channel, numbered and encoded: what the journal keeps, outboxes queue and sockets send.
+`EventType` says where events of a type go and what their `data` must look like; the seed's are in
+`types.py`, the config may add more. An `Event` is one accepted feed line. A `Record` is that event
+on one channel, numbered and encoded: what the journal keeps, outboxes queue and sockets send.
 Protocol sections 1 and 2.
 """
 
