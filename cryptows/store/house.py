@@ -17,11 +17,11 @@ import trio
 from cryptows.store import prune
 from cryptows.store.jobs import StoreCounters
 from cryptows.store.keeping import RESERVE
-from cryptows.store.sqlite import Database
+from cryptows.store.sqlite import SWEEP, Database
 
-TICK = 1.0  # seconds between two rounds of small chores
-PRUNE_TICKS = 10  # rounds between two prunings
-PRUNE_PAUSE = 0.02  # seconds between two steps of pruning, in which commits go on
+TICK = 0.2  # seconds between two rounds of small chores; more at once would be felt as a pause
+PRUNE_TICKS = 50  # rounds between two prunings
+MAX_STEPS = 50  # of one chore in a round; between two of them waits at most one commit
 
 T = TypeVar("T")
 
@@ -59,6 +59,7 @@ class House:
         return await self._hop(call, self._keeper)  # type: ignore[return-value]
 
     async def _small_chores(self) -> None:
+        await self._in_steps(self._database.sweep, SWEEP)
         file = self._database.file
         if file.top > file.ceiling - RESERVE // 2:
             await self._chore(self.write(file.reserve))
@@ -66,15 +67,23 @@ class House:
         self._counters.size = size or self._counters.size
 
     async def _prune(self) -> None:
-        await self._chore(self.write(self._database.sweep))
         steps = await self._chore(self._beside(self._database.prunable))
         for step in steps or ():
-            gone: int | None = prune.STEP
-            while gone == prune.STEP:
-                call = functools.partial(self._database.prune, step)
-                gone = await self._chore(self.write(call))
-                self._counters.pruned += gone or 0
-                await trio.sleep(PRUNE_PAUSE)
+            call = functools.partial(self._database.prune, step)
+            self._counters.pruned += await self._in_steps(call, prune.STEP)
+
+    async def _in_steps(self, step: Callable[[], int], full: int) -> int:
+        """Repeat a step until it did less than a full one; return how much was done.
+
+        Not for ever, as events may come in faster: the other chores must have their turn.
+        """
+        total = 0
+        for _ in range(MAX_STEPS):
+            done = await self._chore(self.write(step)) or 0
+            total += done
+            if done < full:
+                break
+        return total
 
     async def _chore(self, chore: Awaitable[T]) -> T | None:
         try:

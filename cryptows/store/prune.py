@@ -1,6 +1,7 @@
 """Forgetting: events beyond their age or count, old ids, and what is known of dead streams.
 
 In small steps, each a transaction of its own, because the appends of live events wait meanwhile.
+Counts are of what was swept (schema.py), so a sweep comes first.
 Before an event goes its stream's marks are raised, so that a client whose `since` lies before it is
 told that something is missing instead of being shown a gap as if it were the whole.
 """
@@ -62,15 +63,14 @@ def prune_old(connection: sqlite3.Connection, before_ms: int, step: int = STEP) 
 
 def channels_of(connection: sqlite3.Connection) -> list[str]:
     """Return every channel that has events."""
-    return [row[0] for row in connection.execute("SELECT DISTINCT channel FROM events")]
+    return [row[0] for row in connection.execute("SELECT DISTINCT channel FROM places")]
 
 
 def last_excess(connection: sqlite3.Connection, channel: str, keep: int) -> int:
     """Return the newest position of a channel beyond those it keeps; 0 if it has no more."""
     return number(
         connection,
-        "SELECT n FROM events INDEXED BY events_of_channel WHERE channel = ?"
-        " ORDER BY n DESC LIMIT 1 OFFSET ?",
+        "SELECT n FROM places WHERE channel = ? ORDER BY n DESC LIMIT 1 OFFSET ?",
         channel,
         keep,
     )
@@ -82,8 +82,8 @@ def prune_channel(
     """Forget the oldest events of a channel up to a position; return how many."""
     with transaction(connection):
         (chosen,) = connection.execute(
-            "SELECT json_group_array(n) FROM (SELECT n FROM events INDEXED BY events_of_channel"
-            " WHERE channel = ? AND n <= ? ORDER BY n LIMIT ?)",
+            "SELECT json_group_array(n) FROM"
+            " (SELECT n FROM places WHERE channel = ? AND n <= ? ORDER BY n LIMIT ?)",
             (channel, up_to, step),
         ).fetchone()
         return forget(connection, chosen)
@@ -95,6 +95,10 @@ def forget(connection: sqlite3.Connection, chosen: str) -> int:
     connection.execute(
         "INSERT INTO streams(channel, symbol, seq, gone) SELECT channel, symbol, max(seq), max(n)"
         f" FROM events {these} GROUP BY channel, symbol {NEWER_MARKS}",
+        (chosen,),
+    )
+    connection.execute(
+        f"DELETE FROM places WHERE (channel, n) IN (SELECT channel, n FROM events {these})",
         (chosen,),
     )
     return connection.execute(f"DELETE FROM events {these}", (chosen,)).rowcount
@@ -122,7 +126,7 @@ def prune_streams(connection: sqlite3.Connection, keep: int, step: int = STEP) -
     with transaction(connection):
         oldest = (
             "SELECT channel, symbol, gone FROM streams"
-            " WHERE NOT EXISTS (SELECT 1 FROM events WHERE events.channel = streams.channel)"
+            " WHERE NOT EXISTS (SELECT 1 FROM places WHERE places.channel = streams.channel)"
             " ORDER BY gone, channel, symbol LIMIT ?"
         )
         size = min(excess, step)

@@ -101,14 +101,36 @@ def insert_streams(connection: sqlite3.Connection, streams: Mapping[Stream, Mark
     STREAMS.insert(connection, [v for stream, marks in streams.items() for v in (*stream, *marks)])
 
 
+def sweep(connection: sqlite3.Connection, most: int) -> int:
+    """Put the oldest events that have none in their places; return how many."""
+    swept = number(connection, "SELECT value FROM meta WHERE key = 'swept'")
+    last = number(
+        connection,
+        "SELECT max(n) FROM (SELECT n FROM events WHERE n > ? ORDER BY n LIMIT ?)",
+        swept,
+        most,
+    )
+    if not last:
+        return 0
+    new = "SELECT channel, n FROM events WHERE n > ? AND n <= ? ORDER BY channel, n"
+    done = connection.execute(f"INSERT INTO places {new}", (swept, last)).rowcount
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'swept'", (last,))
+    return done
+
+
+# What was swept is found by its place; the rest is little, at the end of `events`.
 PAGE = """
 SELECT json_group_array(json_array(n, channel, symbol, seq, timestamp, length(envelope))),
        CAST(group_concat(CAST(envelope AS TEXT), '') AS BLOB)
 FROM (
     SELECT * FROM events WHERE n IN (
-        SELECT n FROM events INDEXED BY events_of_channel
-        WHERE channel IN (SELECT value FROM json_each(?)) AND n > ? AND n <= ?
-        ORDER BY n {order} LIMIT ?
+        SELECT n FROM places
+        WHERE channel IN (SELECT value FROM json_each(?1)) AND n > ?2 AND n <= ?3
+        UNION ALL
+        SELECT n FROM events
+        WHERE n > max(?2, (SELECT value FROM meta WHERE key = 'swept')) AND n <= ?3
+        AND channel IN (SELECT value FROM json_each(?1))
+        ORDER BY n {order} LIMIT ?4
     ) ORDER BY n {order}
 )
 """

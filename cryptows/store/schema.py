@@ -21,7 +21,7 @@ Migration = tuple[str, ...]
 MIGRATIONS: tuple[Migration, ...] = (
     (
         # epoch, reserved (no position above it was handed out), floor (what is at or below it may
-        # be missing, on every channel), swept (`streams` knows all events up to this one)
+        # be missing, on every channel), swept (`places` and `streams` know all up to this event)
         "CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID",
         """CREATE TABLE events(
             n INTEGER PRIMARY KEY,
@@ -32,8 +32,12 @@ MIGRATIONS: tuple[Migration, ...] = (
             stored_at INTEGER NOT NULL,
             envelope BLOB NOT NULL
         )""",
-        # Every index ends with the rowid, which is n: this is the index over (channel, n).
-        "CREATE INDEX events_of_channel ON events(channel)",
+        # The index over channel and n, kept by hand: each commit only appends to `events`, and
+        # now and then what is new is put in its places, sorted. SQLite's own index would rewrite
+        # a page of 4 KiB for each channel of each commit.
+        """CREATE TABLE places(
+            channel TEXT NOT NULL, n INTEGER NOT NULL, PRIMARY KEY(channel, n)
+        ) WITHOUT ROWID""",
         # A log, read whole at the start: whether an id was seen is asked in memory. Without an
         # index of its own it only grows at its end and shrinks at its front.
         """CREATE TABLE ids(

@@ -22,6 +22,7 @@ from cryptows.store.schema import transaction
 Step = Callable[[sqlite3.Connection], int]
 
 CHECKPOINT_AT = 4 << 20  # bytes of WAL that are worth moving into the database
+SWEEP = 1000  # events; a few milliseconds
 ROW = 100  # bytes that a row costs beside its envelope, about
 PROBE = 64 << 10  # bytes that a trial writes: a disk with room for a row may have none for a batch
 
@@ -106,20 +107,16 @@ class Database:
             connection.execute("DELETE FROM meta WHERE key = 'probe'")
         self.write(batch)
 
-    def sweep(self) -> None:
-        """Note the last seq of every stream that had events since the last sweep.
+    def sweep(self) -> int:
+        """Put the oldest new events in their places; return how many, at most SWEEP.
 
-        Now and then instead of with each event: it costs two updates for each of a batch's
-        streams. After a crash only the events since are looked at again.
+        Also notes the last seq of every stream that had events since the last sweep.
         """
         seqs, self._seqs = self._seqs, {}
         try:
             with self.file.writer.use() as connection, transaction(connection):
                 rows.insert_streams(connection, {s: (seq, 0) for s, seq in seqs.items()})
-                connection.execute(
-                    "UPDATE meta SET value = (SELECT ifnull(max(n), 0) FROM events)"
-                    " WHERE key = 'swept'"
-                )
+                return rows.sweep(connection, SWEEP)
         except sqlite3.Error:
             self._seqs = seqs | self._seqs
             raise
@@ -213,7 +210,8 @@ class Database:
     def close(self, position: int | None = None) -> None:
         """Close the file; `position` is the last number handed out. Never raises."""
         try:
-            self.sweep()
+            while self.sweep() == SWEEP:
+                pass
         except sqlite3.Error:
             pass  # the next start looks at the events since the last one
         self.file.close(position)

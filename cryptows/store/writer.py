@@ -181,7 +181,7 @@ class StoreTask:
         with trio.CancelScope(shield=True, deadline=deadline) as patience:
             await self._house.write(functools.partial(self.database.close, position))
         if patience.cancelled_caught:
-            log.error("store left behind, as the disk does not answer")
+            log.error("store left behind, as the disk takes too long")
         self._ended.set()
 
     def _stop(self) -> None:

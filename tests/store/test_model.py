@@ -100,6 +100,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def prune(self):
+        self.database.sweep()
         for step in self.database.prunable():
             self.database.prune(step)
         for channel in {e.channel for e in self.events.values()}:

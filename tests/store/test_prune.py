@@ -14,6 +14,8 @@ from .stores import record, settings_for, statements
 
 def prune_all(database: Database) -> list[int]:
     """Prune until nothing is left to do; return how many rows went in each step."""
+    while database.sweep():
+        pass
     gone = []
     for step in database.prunable():
         while True:

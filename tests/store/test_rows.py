@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cryptows.model.channel import Lane
 from cryptows.model.event import Record
 from cryptows.store import rows
+from cryptows.store.keeping import found
 from cryptows.store.rows import StoredEvent, insert_events, read_events
 from cryptows.store.schema import prepare
 
@@ -22,6 +23,7 @@ from .stores import record
 def database():
     connection = sqlite3.connect(":memory:", isolation_level=None)
     prepare(connection)
+    found(connection, "e", ceiling=0, floor=0)
     try:
         yield connection
     finally:
@@ -38,18 +40,18 @@ def test_any_number_of_rows_is_written_and_read_back(count):
 
     with database() as connection:
         insert_events(connection, records, 0)
-        found = read_events(connection, ["user_1_trades"], 0, None, 10_000, False)
+        events = read_events(connection, ["user_1_trades"], 0, None, 10_000, False)
 
-    assert found == [stored(r) for r in records]
+    assert events == [stored(r) for r in records]
 
 
 def test_a_row_that_is_there_already_is_left_alone():
     with database() as connection:
         insert_events(connection, [record(1, seq=5), record(2)], 0)
         insert_events(connection, [record(1, seq=6), record(3)], 0)
-        found = read_events(connection, ["user_1_trades"], 0, None, 10, False)
+        events = read_events(connection, ["user_1_trades"], 0, None, 10, False)
 
-    assert [(e.n, e.seq) for e in found] == [(1, 5), (2, 2), (3, 3)]
+    assert [(e.n, e.seq) for e in events] == [(1, 5), (2, 2), (3, 3)]
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))
@@ -67,9 +69,9 @@ def test_envelopes_and_names_come_back_byte_for_byte(envelopes, names):
 
     with database() as connection:
         insert_events(connection, made, 0)
-        found = read_events(connection, names, 0, None, 1000, False)
+        events = read_events(connection, names, 0, None, 1000, False)
 
-    assert found == [stored(r) for r in made]
+    assert events == [stored(r) for r in made]
 
 
 def test_a_read_ends_when_it_is_large_and_the_next_goes_on(monkeypatch):
@@ -97,7 +99,22 @@ def test_reading_takes_the_index_and_scans_nothing():
         plan = connection.execute(f"EXPLAIN QUERY PLAN {rows.FORWARD}", ('["c"]', 0, 9, 9))
         steps = [row[3] for row in plan]
 
-    assert any(
-        "COVERING INDEX events_of_channel (channel=? AND rowid>? AND rowid<?)" in s for s in steps
-    )
-    assert not any(s.startswith("SCAN events") for s in steps)
+    assert "SEARCH places USING PRIMARY KEY (channel=? AND n>? AND n<?)" in steps
+    assert "SEARCH events USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)" in steps
+    assert not any(s.startswith(("SCAN events", "SCAN places")) for s in steps)
+
+
+@given(sweeps=st.lists(st.integers(1, 9), max_size=6), since=st.integers(0, 40))
+def test_what_is_read_does_not_depend_on_what_was_swept(sweeps, since):
+    made = [record(n, f"c{n % 3}") for n in range(1, 41)]
+
+    with database() as connection:
+        insert_events(connection, made, 0)
+        swept = [rows.sweep(connection, most) for most in sweeps]
+        events = read_events(connection, ["c0", "c2"], since, 38, 20, False)
+        newest = read_events(connection, ["c0", "c2"], since, 38, 20, True)
+
+    expected = [stored(r) for r in made if r.n % 3 != 1 and since < r.n <= 38]
+    assert swept == [min(n, max(0, 40 - sum(sweeps[:i]))) for i, n in enumerate(sweeps)]
+    assert events == expected[:20]
+    assert newest == expected[::-1][:20]
