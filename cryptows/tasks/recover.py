@@ -84,18 +84,21 @@ class SocketRecovery(Recovery):
 
     async def run(self) -> None:
         """Replay what was missed and let the client in; or begin a new session."""
-        if self._planned():
-            floors = await self._floors()
-            if await self.hub.at_rest(partial(self._start, floors)):
-                await self._replay()
-                if not self.client.joined:
-                    # Lost again before it was let in: it may try once more.
-                    now = trio.current_time()
-                    self.client.mount.lose(self._pid, self.client.session, now)
-                return
-        if self.client.session.open:
+        client = self.client
+        if self._planned() and await self._begins():
+            await self._replay()
+        elif client.session.open:
             self.hub.counters.not_recovered += 1
-            self.client.begin(self.client.session.identity)
+            client.begin(client.session.identity)
+        if not client.joined:
+            # Lost again before it was let in: it may try once more.
+            session = client.session
+            lost = Lost(session.id, session.identity.user_id, self._wanted)
+            client.mount.recoveries.keep(self._pid, lost, trio.current_time())
+
+    async def _begins(self) -> bool:
+        floors = await self._floors()
+        return await self.hub.at_rest(partial(self._start, floors))
 
     def _planned(self) -> bool:
         """Whether the offset means something here and the user may still have all he had."""
