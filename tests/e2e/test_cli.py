@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,7 @@ def to_its_end(
 
 
 @contextmanager
-def running(*args: object, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[str]]:
+def running(*args: object, env: dict[str, str] | None = None) -> Iterator[Any]:
     """Run a command beside the test; it is killed at the end if it still runs."""
     process = subprocess.Popen(
         [*COMMAND, *map(str, args)],
@@ -204,7 +205,7 @@ def test_publish_shows_refused_lines_with_their_answers(shared, tmp_path):
 def test_publish_reads_stdin_line_by_line(shared):
     line = '{"type":"trading_signal","data":{"n":%d}}\n'
     with running_tail(shared, "trading_signals") as tail:
-        process = subprocess.Popen(
+        process: Any = subprocess.Popen(
             [*COMMAND, "publish", "-q", "--socket", str(shared.feed_socket)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=CLEAN, cwd=ROOT,
         )  # fmt: skip
@@ -298,7 +299,9 @@ def test_tail_prints_events_byte_for_byte_and_in_order(shared):
 
     assert tail.returncode == 0
     envelopes = output.splitlines()
-    assert [re.search(r'"data":(\{.*?\}),"timestamp"', line)[1] for line in envelopes] == data
+    assert [re.findall(r'"data":(\{.*?\}),"timestamp"', line) for line in envelopes] == [
+        [text] for text in data
+    ]
 
 
 def test_tail_comes_back_after_a_restart_and_misses_nothing(daemon):
@@ -437,11 +440,16 @@ CHANNELS = {
 }  # fmt: skip
 
 
-def left_behind(output: str) -> list[str]:
-    """Return what a demo left: its folder, or a process that has it in its command line."""
+def folder_in(output: str) -> str:
+    """Return the temporary folder of the demo that wrote this."""
     found = re.search(r"\S*/cryptows-demo-[^/\s]+", output)
     assert found is not None, output
-    folder = found[0]
+    return found[0]
+
+
+def left_behind(output: str) -> list[str]:
+    """Return what a demo left: its folder, or a process that has it in its command line."""
+    folder = folder_in(output)
     commands = [
         path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         for path in Path("/proc").glob("[0-9]*/cmdline")
@@ -508,7 +516,7 @@ def test_a_killed_demo_takes_its_daemon_along():
         intro = wait_for(demo.stdout, "Socket.IO")
         demo.kill()
         demo.wait()
-        folder = re.search(r"\S*/cryptows-demo-[^/\s]+", "\n".join(intro))[0]
+        folder = folder_in("\n".join(intro))
         deadline = time.monotonic() + 10
         while len(left := left_behind(folder)) > 1 and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -522,14 +530,9 @@ def test_a_demo_whose_daemon_dies_says_so():
         intro = wait_for(demo.stdout, "Socket.IO")
         reader = threading.Thread(target=demo.stdout.read)
         reader.start()
-        [daemon] = [
-            path.parent.name
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if b"cryptows\0serve" in path.read_bytes()
-            and re.search(r"/cryptows-demo-[^/\s]+", "\n".join(intro))[0].encode()
-            in path.read_bytes()
-        ]
-        os.kill(int(daemon), signal.SIGKILL)
+        folder = folder_in("\n".join(intro))
+        status = cw("status", "--json", "--socket", f"{folder}/control.sock")
+        os.kill(json.loads(status.stdout)["pid"], signal.SIGKILL)
         errors = demo.stderr.read()
         demo.wait(LIMIT)
         reader.join()
