@@ -39,6 +39,14 @@ def client_address(peer: str | None, forwarded: Sequence[str], trusted: Sequence
     return UNIX if here is None else str(here)
 
 
+def is_proxy(peer: str | None, trusted: Sequence[Network]) -> bool:
+    """Whether a socket's other end stands for many clients: a trusted proxy, or a Unix socket."""
+    if not peer:
+        return True
+    here = _parse(peer) if trusted else None
+    return here is not None and _within(here, trusted)
+
+
 @functools.lru_cache(maxsize=1024)  # bounded: addresses come from clients
 def counted_as(address: str) -> str:
     """Return what an address counts as: an IPv6 client commands a whole /64, so that counts."""

@@ -13,7 +13,7 @@ from typing import Self
 
 import attrs
 
-from cryptows.broker.addresses import counted_as
+from cryptows.broker.addresses import UNIX, counted_as
 from cryptows.config.settings import Limits
 from cryptows.model.errors import CryptowsError
 
@@ -83,14 +83,17 @@ class ConnectionCounts:
         self._of_user: dict[str, int] = {}
 
     def acquire(self, address: str, user_id: str | None = None) -> Seat:
-        """Return a seat for a new connection; raises Full, and then nothing has changed."""
+        """Return a seat for a new connection; raises Full, and then nothing has changed.
+
+        `UNIX` is everybody whose address is not known, and no limit of one address.
+        """
         if self.total >= self.limits.connections:
             raise Full(Scope.ALL, self.limits.connections)
         if self.of_address(address) >= self.limits.connections_per_address:
             raise Full(Scope.ADDRESS, self.limits.connections_per_address)
         self._check_user(user_id)
         self.total += 1
-        _add(self._of_address, counted_as(address), 1)
+        _add(self._of_address, _counted(address), 1)
         _add(self._of_user, user_id, 1)
         return Seat(self, address, user_id)
 
@@ -124,7 +127,7 @@ class ConnectionCounts:
 
     def _release(self, seat: Seat) -> None:
         self.total -= 1
-        _add(self._of_address, counted_as(seat.address), -1)
+        _add(self._of_address, _counted(seat.address), -1)
         _add(self._of_user, seat.user_id, -1)
 
 
@@ -144,6 +147,10 @@ class AcceptRate:
         turn = max(self._free_at, now)
         self._free_at = turn + 1 / self._rate
         return max(0.0, turn - now - max(0.0, BURST - 1 / self._rate))
+
+
+def _counted(address: str) -> str | None:
+    return None if address == UNIX else counted_as(address)
 
 
 def _add(counts: dict[str, int], key: str | None, change: int) -> None:

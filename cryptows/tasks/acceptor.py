@@ -15,6 +15,7 @@ import attrs
 import structlog
 import trio
 
+from cryptows.broker.addresses import UNIX, is_proxy
 from cryptows.broker.admission import AcceptRate, ConnectionCounts, Full
 from cryptows.tasks.connection import Connection, Find
 
@@ -89,12 +90,17 @@ class Acceptor:
     def _start(self, accepted: socket.socket, peer: object) -> None:
         accepted.setblocking(False)
         address = peer[0] if isinstance(peer, tuple) else None
-        self.hub.nursery.start_soon(self._serve, accepted, address)
+        self.hub.nursery.start_soon(self.serve, accepted, address)
 
-    async def _serve(self, accepted: socket.socket, address: str | None) -> None:
-        """Serve one connection to its end; nothing but Cancelled escapes."""
+    async def serve(self, accepted: socket.socket, address: str | None) -> None:
+        """Serve one connection to its end, and close it; nothing but Cancelled escapes.
+
+        `address` is the other end's, None on a Unix socket.
+        """
+        # A proxy has a connection for each of its clients, who are counted once they are known.
+        many = is_proxy(address, self.hub.settings.server.trusted_proxies)
         try:
-            seat = self._sockets.acquire(address or "")
+            seat = self._sockets.acquire(UNIX if many else address or UNIX)
         except Full:
             self.hub.counters.refused("sockets")
             accepted.close()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import attrs
 import trio
 
-from cryptows.broker.addresses import client_address
+from cryptows.broker.addresses import client_address, is_proxy
 from cryptows.broker.admission import Full
 from cryptows.wire.http import TEXT, HttpConnection, HttpError, Request, ends_connection, response
 
@@ -58,16 +58,21 @@ class Connection:
         self._http = HttpConnection(server.max_head, max_body)
 
     @property
+    def proxied(self) -> bool:
+        """Whether the other end is a proxy whose word on its clients' addresses is believed."""
+        return is_proxy(self.peer, self.hub.settings.server.trusted_proxies)
+
+    @property
     def trailing(self) -> bytes:
         """What the client sent after its request: the first frames after an upgrade."""
         return self._http.trailing
 
     async def serve(self, find: Find) -> Takeover | None:
         """Answer requests until the connection ends (None) or is taken over."""
-        deadline = self.hub.settings.server.handshake_timeout
+        idle = self.hub.settings.server.handshake_timeout
         while True:
             try:
-                request = await self._read(deadline)
+                request = await self._read(idle)
             except HttpError as error:
                 await self._refuse(error)
                 if error.close:
@@ -80,7 +85,7 @@ class Connection:
                 return takeover
             if ends_connection(request) or self.hub.draining:
                 return None
-            deadline = KEEP_ALIVE
+            idle = KEEP_ALIVE
 
     async def respond(
         self,
@@ -124,11 +129,19 @@ class Connection:
             # A client that sends the next request before the answer: look again later.
             await trio.sleep(0.05)
 
-    async def _read(self, deadline: float) -> Request | None:
-        """Return the next request, None at the end; raises HttpError 408 when it takes too long."""
+    async def _read(self, idle: float) -> Request | None:
+        """Return the next request, None at the end; raises HttpError 408 when it takes too long.
+
+        It may begin within `idle` seconds, and must then be whole within the handshake's time.
+        """
         request = self._http.next()
-        with trio.move_on_after(deadline) as scope:
+        with trio.move_on_after(idle) as scope:
+            begun = False
             while request is None:
+                if not begun and not self._http.idle:
+                    begun = True
+                    patience = self.hub.settings.server.handshake_timeout
+                    scope.deadline = min(scope.deadline, trio.current_time() + patience)
                 interim = self._http.interim()
                 if interim:
                     await self.write(interim)
@@ -158,17 +171,18 @@ class Connection:
         trusted = hub.settings.server.trusted_proxies
         forwarded = request.headers_all("x-forwarded-for") if trusted or not self.peer else ()
         self.address = client_address(self.peer, forwarded, trusted)
-        if await self.turned_away(request, None):
-            return None
         site = find(request.path)
         if site is None:
             hub.counters.http_requests += 1
-            await self.respond(request, 404, b"not found\n")
+            await self.refuse(request, 404, "not found")
             return None
         return await site.answer(self, request)
 
     async def turned_away(self, request: Request, user_id: str | None) -> bool:
-        """Answer 429 if the address or the user is banned; return whether that was so."""
+        """Answer 429 if the address or the user is banned; return whether that was so.
+
+        For sites that clients use: whoever shares an address with a banned one may still probe.
+        """
         now = trio.current_time()
         wait = self.hub.bans.retry_after(user_id, self.address, now)
         if wait is None:
@@ -183,19 +197,25 @@ class Connection:
         await self.refuse(request, full.status, str(full), 5)
 
     async def refuse(
-        self, request: Request, status: int, reason: str, retry_after: float | None = None
+        self,
+        request: Request,
+        status: int,
+        reason: str,
+        retry_after: float | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         """Answer with an error as text, readable for pages of the allowed origins."""
-        headers = self.hub.origins.headers(request.header("origin"))
+        headers = [*headers, *self.hub.origins.headers(request.header("origin"))]
         if retry_after is not None:
-            headers = [*headers, (b"Retry-After", b"%d" % math.ceil(retry_after))]
+            headers.append((b"Retry-After", b"%d" % math.ceil(retry_after)))
         await self.respond(request, status, f"{reason}\n".encode(), headers=headers)
 
     async def _refuse(self, error: HttpError) -> None:
         self.hub.counters.refused("http")
-        await self.respond(
-            error.request, error.status, f"{error.message}\n".encode(), close=error.close
-        )
+        request = error.request
+        headers = () if request is None else self.hub.origins.headers(request.header("origin"))
+        body = f"{error.message}\n".encode()
+        await self.respond(request, error.status, body, headers=headers, close=error.close)
         if error.close:
             await self._linger()
 

@@ -47,9 +47,8 @@ class WebSocketSite:
         problem = upgrade_problem(request)
         if problem is not None:
             hub.counters.refused("handshake")
-            headers = upgrade_headers(problem.status)
-            body = f"{problem.message}\n".encode()
-            await connection.respond(request, problem.status, body, headers=headers)
+            more = upgrade_headers(problem.status)
+            await connection.refuse(request, problem.status, problem.message, headers=more)
             return None
         if hub.draining:
             hub.counters.refused("draining")
@@ -60,7 +59,7 @@ class WebSocketSite:
     async def _admit(self, connection: Connection, request: Request) -> Takeover | None:
         hub = self.hub
         identity, unwelcome, subprotocol = self._identify(request)
-        if identity.user_id and await connection.turned_away(request, identity.user_id):
+        if await connection.turned_away(request, identity.user_id):
             return None
         try:
             seat = hub.seats.acquire(connection.address, identity.user_id)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from cryptows.broker.addresses import UNIX
 from cryptows.broker.auth import find_token
 from cryptows.broker.health import Answer
 from cryptows.model.channel import Role
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from cryptows.wire.http import Request
 
 PATHS = ("/healthz", "/livez", "/readyz", "/metrics", "/stats")
+FORWARDED = ("x-forwarded-for", "forwarded", "x-real-ip")
 NO_STORE = (b"Cache-Control", b"no-store")
 
 
@@ -46,7 +48,7 @@ class Pages:
             return None
         if request.method not in ("GET", "HEAD"):
             allow = [(b"Allow", b"GET, HEAD, OPTIONS")]
-            await connection.respond(request, 405, b"only GET\n", headers=allow)
+            await connection.refuse(request, 405, "only GET", headers=allow)
             return None
         answer = self._page(connection, request)
         headers = [NO_STORE, *self.hub.origins.headers(request.header("origin"))]
@@ -67,7 +69,7 @@ class Pages:
                 return self.hub.health.healthz()
 
     def _stats(self, connection: Connection, request: Request) -> Answer:
-        if not _is_loopback(connection.address) and not self._is_admin(request):
+        if not _is_local(connection, request) and not self._is_admin(request):
             body = b'{"error":"an admin\'s token is needed, or ask from the machine itself"}\n'
             return Answer(401, body)
         hub = self.hub
@@ -85,8 +87,14 @@ class Pages:
         return identity.role in (Role.ADMIN, Role.SUPER_ADMIN)
 
 
-def _is_loopback(address: str) -> bool:
+def _is_local(connection: Connection, request: Request) -> bool:
+    """Whether it is the machine itself that asks."""
+    told = [name for name in FORWARDED if request.header(name) is not None]
+    if told and not (connection.proxied and FORWARDED[0] in told):
+        return False  # passed on by a proxy that is not trusted, or does not say for whom
+    if connection.address == UNIX:
+        return True  # the file's permissions say who may
     try:
-        return ipaddress.ip_address(address).is_loopback
+        return ipaddress.ip_address(connection.address).is_loopback
     except ValueError:
-        return True  # a Unix socket, whose file permissions say who may
+        return False

@@ -66,6 +66,8 @@ class Mount:
             status, headers = hub.origins.preflight(request)
             await connection.respond(request, status, headers=headers)
             return None
+        if await connection.turned_away(request, None):
+            return None
         client = self._find(request.query.get("sid"))
         try:
             wanted = wish(

@@ -178,14 +178,14 @@ async def test_an_upgrade_without_a_key_is_refused(autojump_clock):
 
 
 async def test_connections_are_counted_over_both_transports(autojump_clock):
-    settings = attrs.evolve(defaults(), limits=Limits(connections_per_address=2))
+    settings = attrs.evolve(defaults(), limits=Limits(connections=2))
     async with opened(Echo, settings=settings) as door:
         await door.open()
         ws = await door.websocket()
 
         full = await door.get(OPENING)
-        assert (full.status, full.headers["retry-after"]) == (429, "5")
-        assert (await upgrade_answer(door, "EIO=4&transport=websocket")).status == 429
+        assert (full.status, full.headers["retry-after"]) == (503, "5")
+        assert (await upgrade_answer(door, "EIO=4&transport=websocket")).status == 503
         await ws.close()
         await door.settled()
         await door.open()
