@@ -49,7 +49,7 @@ from cryptows.tasks.dashboard import Dashboard
 from cryptows.tasks.dispatcher import Dispatcher
 from cryptows.tasks.endpoint import WebSocketSite
 from cryptows.tasks.feedsocket import FeedSocket, open_feed
-from cryptows.tasks.hub import Hub
+from cryptows.tasks.hub import RESTARTING, Hub
 from cryptows.tasks.ingest import FeedBatch, FeedStats, Ingest
 from cryptows.tasks.keeper import Keeper
 from cryptows.tasks.listeners import adopt, open_listeners, open_unix
@@ -61,7 +61,6 @@ log = structlog.get_logger()
 
 QUEUED_BATCHES = 16  # reads of producers that may wait for the dispatcher; then they are not read
 REVOKED = Refusal(4001, "jwt revoked", come_back=False)
-RESTARTING = Refusal(1012, "the daemon restarts; come back", come_back=True)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOOK = 0.02  # seconds between two looks at who is still here
 SPARE_FILES = 400  # descriptors beside the clients': requests, producers, the store
@@ -175,7 +174,9 @@ class Daemon:
         self._started_at = time.time()
         self._stop = trio.Event()
         self._stopped = trio.Event()
+        self._reloading = trio.Lock()
         self._sent, self._events = trio.open_memory_channel[FeedBatch](QUEUED_BATCHES)
+        self._dispatcher = Dispatcher(hub, self._events, wake_in=self._sent.clone())
         self._ingest = Ingest(hub.settings, self._sent, now_ms, FeedStats(hub.counters))
         self._rates = stats.Rates()
         self._websocket = WebSocketSite(hub)
@@ -196,7 +197,7 @@ class Daemon:
         await hub.nursery.start(hub.store.run)
         for id_, n, seen_at in opened.database.ids():
             hub.publisher.dedup.add(id_, hub.journal.offset_of(n), seen_at)
-        dispatcher = Dispatcher(hub, self._events, wake_in=self._sent.clone())
+        dispatcher = self._dispatcher
         dispatcher.keeper = Keeper(hub, hub.store, dispatcher.wake)
         hub.publisher.store, hub.wake = True, dispatcher.wake
         watchdog = watchdog_interval(self.environ)
@@ -224,6 +225,10 @@ class Daemon:
                 self._ingest.stop()
                 await self._say_goodbye()
                 serving.cancel_scope.cancel()
+        with trio.move_on_after(self.hub.settings.store.timeout):
+            # What producers without acks wrote last; nobody else waits for it to be stored.
+            while not self._dispatcher.idle:  # noqa: ASYNC110
+                await trio.sleep(LOOK)
         await store.aclose()
         self._stopped.set()
         await trio.sleep(LOOK)  # `cryptows drain` gets its answer
@@ -246,7 +251,8 @@ class Daemon:
         async for number in signals:
             log.info("signal", name=signal.Signals(number).name)
             if number == signal.SIGHUP:
-                await self._reload_quietly()
+                # Beside, because a file that cannot be read for long must not put a stop off.
+                self.hub.nursery.start_soon(self._reload_quietly)
             elif self._stop.is_set():
                 self.hub.nursery.cancel_scope.cancel()
             else:
@@ -332,14 +338,20 @@ class Daemon:
 
     async def _reload(self, _request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Take over the settings that can change while running: all, or none if one is wrong."""
+        async with self._reloading:  # else an older reading could be taken over last
+            return await self._reload_now()
+
+    async def _reload_now(self) -> Mapping[str, Any]:
         hub = self.hub
         if self._reread is None:
             raise StartError("this daemon has no configuration to read again")
+        if self._stop.is_set():
+            raise StartError("the daemon is stopping")
         self._notifier.reloading("reading the configuration")
         try:
             loaded = await trio.to_thread.run_sync(self._reread)
             keys = read_keys(loaded.settings, loaded.origins, read_key_file, self.environ)
-        except CryptowsError as error:
+        except Exception as error:
             hub.health.reload_ok = False
             hub.counters.reload_failures += 1
             log.error("reload refused", reason=str(error))
@@ -368,6 +380,8 @@ class Daemon:
             await self._reload({})
         except CryptowsError:
             pass  # it was logged
+        except Exception:
+            log.exception("reload failed")
 
     # the store
 

@@ -311,6 +311,7 @@ class Client:
             self.skipped += self.outbox.skipped
             self.outbox = None
         self.hub.behind.pop(self, None)
+        self.hub.reaper.let_go()
 
     # bugs
 
@@ -335,6 +336,11 @@ class Client:
             self.gone(FAILED)
 
     # heartbeats: the reaper calls tick when it returned the time to
+
+    @property
+    def over(self) -> bool:
+        """Whether the client has gone for good."""
+        return self.session.state is State.ENDED
 
     def tick(self, now: float) -> float | None:
         """Do what is due and return when to come again; None when the client has gone."""

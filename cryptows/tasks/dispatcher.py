@@ -51,19 +51,28 @@ class Dispatcher:
     events_in: trio.MemoryReceiveChannel[FeedBatch]
     keeper: Keeper | None = None  # set before it runs, where there is a store
     wake_in: trio.MemorySendChannel[FeedBatch] | None = None  # the other end, for `wake`
+    _busy: bool = attrs.field(default=False, init=False)
     _pause_at: float = attrs.field(default=0.0, init=False)
     _read_at: float = attrs.field(default=math.inf, init=False)  # of the oldest event of a pass
 
     async def run(self) -> None:
         """Dispatch until `events_in` is closed and empty."""
         while True:
+            self._busy = False
             try:
                 batch = await self._wait()
             except trio.EndOfChannel:
                 return
+            self._busy = True
             if batch is not None:
                 await self._take(batch)
             await self._pass()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that came in was written, and stored where it had to be."""
+        waiting = self.events_in.statistics().current_buffer_used
+        return not (self._busy or waiting or (self.keeper is not None and self.keeper.busy))
 
     def wake(self) -> None:
         """Begin a pass though no event came in. If none can be queued, one is due anyway."""

@@ -29,11 +29,14 @@ from cryptows.broker.revocations import Revocations
 from cryptows.broker.routes import Routes
 from cryptows.config.settings import Settings
 from cryptows.model.channel import ChannelTable
+from cryptows.model.errors import Refusal
 from cryptows.model.event import Event
 from cryptows.store.writer import StoreTask
 from cryptows.tasks.client import Client, now_ms
 from cryptows.tasks.reaper import Reaper
 from cryptows.wire.envelope import WIRES
+
+RESTARTING = Refusal(1012, "the daemon restarts; come back", come_back=True)
 
 T = TypeVar("T")
 
@@ -221,6 +224,8 @@ class Hub:
         self.clients[client.session.id] = client
         self.answers.welcome(client, now_ms())
         self.reaper.watch(client, now)
+        if self.draining:  # its handshake was under way when the others were told
+            client.end(RESTARTING)
 
     def forget(self, client: Client, code: int) -> None:
         """A client is gone; `code` is how it ended."""

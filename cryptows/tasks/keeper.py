@@ -61,6 +61,11 @@ class Keeper:
         self.wake()
 
     @property
+    def busy(self) -> bool:
+        """Whether durable events are on their way."""
+        return self._flying is not None or bool(self.hub.publisher.held)
+
+    @property
     def overfull(self) -> bool:
         """Whether so much waits, or numbers are so scarce, that nothing further may be taken."""
         return len(self.hub.publisher.held) >= MOST_HELD or self.hub.journal.full

@@ -16,13 +16,24 @@ import attrs
 import trio
 
 SLICE = 0.001  # seconds of ticking before the other tasks get their turn
+LEAST = 0.001  # seconds between two ticks of the same
+FEW = 256  # that are over and still in the heap
 
 
 class Watched(Protocol):
     """Something with deadlines."""
 
     def tick(self, now: float) -> float | None:
-        """Do what is due; return when to come again, or None to be forgotten. Must not raise."""
+        """Do what is due; return when to come again, or None to be forgotten."""
+        ...
+
+    def failed(self, error: Exception) -> None:
+        """Note that `tick` raised; it is not called again."""
+        ...
+
+    @property
+    def over(self) -> bool:
+        """Whether it needs no further tick."""
         ...
 
 
@@ -33,6 +44,7 @@ class Reaper:
     _heap: list[tuple[float, int, Watched]] = attrs.field(factory=list, init=False)
     _order: Callable[[], int] = attrs.field(factory=lambda: itertools.count().__next__, init=False)
     _sleep: trio.CancelScope | None = attrs.field(default=None, init=False)
+    _over: int = attrs.field(default=0, init=False)  # about how many in the heap are
 
     def watch(self, watched: Watched, at: float) -> None:
         """Tick something from `at` on, as often as it asks for."""
@@ -40,8 +52,16 @@ class Reaper:
         if self._sleep is not None and at < self._sleep.deadline:
             self._sleep.deadline = at
 
+    def let_go(self) -> None:
+        """Note that something watched is over, so that its memory does not wait for its time."""
+        self._over += 1
+        if self._over > max(FEW, len(self._heap) // 2):
+            self._heap = [entry for entry in self._heap if not entry[2].over]
+            heapq.heapify(self._heap)
+            self._over = 0
+
     async def run(self) -> None:
-        """Tick whatever is due. Ends only when cancelled; an exception from a tick is a bug."""
+        """Tick whatever is due. Ends only when cancelled; what raises is not ticked again."""
         while True:
             due = self._heap[0][0] if self._heap else math.inf
             with trio.CancelScope(deadline=due) as self._sleep:
@@ -54,12 +74,21 @@ class Reaper:
         pause_at = now + SLICE
         while self._heap and self._heap[0][0] <= now:
             _, _, watched = heapq.heappop(self._heap)
-            again = watched.tick(now)
+            again = self._look(watched, now)
             if again is not None:
-                heapq.heappush(self._heap, (max(again, now), self._order(), watched))
+                # Somebody who wants no pause at all must not keep the others waiting.
+                again = max(again, now + LEAST)
+                heapq.heappush(self._heap, (again, self._order(), watched))
             if trio.current_time() > pause_at:
                 await trio.lowlevel.checkpoint()
                 pause_at = trio.current_time() + SLICE
+
+    def _look(self, watched: Watched, now: float) -> float | None:
+        try:
+            return watched.tick(now)
+        except Exception as error:
+            watched.failed(error)
+            return None
 
     def __len__(self) -> int:
         return len(self._heap)
