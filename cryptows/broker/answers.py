@@ -120,6 +120,7 @@ class Answers:
         if not self.within_limits(peer, request, now, now_ms):
             return None
         try:
+            self._check_token(peer, request)
             match request.type:
                 case "subscribe":
                     plan = self._plan(peer, request)
@@ -248,6 +249,13 @@ class Answers:
             peer.answer(request, text)
 
     # requests
+
+    def _check_token(self, peer: Peer, request: Request) -> None:
+        """Where a token is required, raise RequestError for whatever comes before it."""
+        if self.desk.settings.auth.anonymous or peer.session.authenticated:
+            return
+        if request.type not in ("authenticate", "ping"):
+            raise RequestError("unauthorized", "authenticate first: a token is required here")
 
     def _plan(self, peer: Peer, request: Request) -> Recover | None:
         """Return the plan of a request with `since`; None: it can be answered at once."""
