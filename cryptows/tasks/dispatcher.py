@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import attrs
 import trio
@@ -21,6 +21,7 @@ from cryptows.model.errors import BadEvent
 from cryptows.tasks.client import Client, now_ms
 from cryptows.tasks.ingest import FeedBatch
 from cryptows.tasks.keeper import Keeper
+from cryptows.wire.envelope import joined
 from cryptows.wire.feedanswers import Done
 
 if TYPE_CHECKING:
@@ -52,7 +53,6 @@ class Dispatcher:
     keeper: Keeper | None = None  # set before it runs, where there is a store
     wake_in: trio.MemorySendChannel[FeedBatch] | None = None  # the other end, for `wake`
     _busy: bool = attrs.field(default=False, init=False)
-    _pause_at: float = attrs.field(default=0.0, init=False)
     _read_at: float = attrs.field(default=math.inf, init=False)  # of the oldest event of a pass
 
     async def run(self) -> None:
@@ -156,48 +156,40 @@ class Dispatcher:
             return
         hub.counters.passes += 1
         hub.writing = True
-        self._pause_at = time.perf_counter() + SLICE
         try:
-            for audience in touched:
-                await self._write_audience(audience)
+            await self._write_to(touched)
         finally:
             hub.end_pass()
         if read_at < math.inf:
             took = trio.current_time() - read_at
             hub.counters.latency.add(took, hub.counters.sends - before)
 
-    async def _write_audience(self, audience: Audience) -> None:
-        records, audience.records = audience.records, []
-        encode = audience.wire.record
-        data = encode(records[0]) if len(records) == 1 else b"".join([encode(r) for r in records])
-        size = len(data)
-        count = 0
-        client: Client
-        for client in tuple(audience.members):  # type: ignore[assignment]
-            try:
-                if client.outbox is None:
-                    try:
-                        sent = client.send(data)
-                    except BlockingIOError:
-                        sent = 0
-                    except OSError:
-                        client.broken()
-                        continue
-                    if sent != size:
+    async def _write_to(self, touched: list[Audience]) -> None:
+        """Give every member of these audiences its records: the innermost loop of the daemon."""
+        clock, counters = time.perf_counter, self.hub.counters
+        pause_at, looked = clock() + SLICE, 0
+        for audience in touched:
+            records, audience.records = audience.records, []
+            data = joined(audience.wire, records)
+            size = len(data)
+            members = cast("tuple[Client, ...]", tuple(audience.members))
+            for client in members:
+                try:
+                    if client.outbox is not None:
+                        client.queue(records)
+                    elif (sent := client.send(data)) != size:
                         client.fall_behind(records, sent)
-                else:
-                    client.queue(records)
-            except Exception as error:
-                client.failed(error)
-            count += 1
-            if not count % LOOK:
-                await self._breathe()
-        await self._breathe()
-        self.hub.counters.sends += count
-        self.hub.counters.bytes_out += size * count
-
-    async def _breathe(self) -> None:
-        """Let the other tasks run when this one has written long enough."""
-        if time.perf_counter() > self._pause_at:
-            await trio.lowlevel.checkpoint()
-            self._pause_at = time.perf_counter() + SLICE
+                except BlockingIOError:
+                    client.fall_behind(records, 0)
+                except OSError:
+                    client.broken()
+                except Exception as error:
+                    client.failed(error)
+                looked += 1
+                if looked >= LOOK:
+                    looked = 0
+                    if clock() > pause_at:
+                        await trio.lowlevel.checkpoint()
+                        pause_at = clock() + SLICE
+            counters.sends += len(members)
+            counters.bytes_out += size * len(members)

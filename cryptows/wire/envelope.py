@@ -8,7 +8,7 @@ messages for one client are encoded from values. Protocol section 2.
 from __future__ import annotations
 
 import binascii
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -172,6 +172,8 @@ def skipped(
     return message("skipped", data, now_ms)
 
 
-def joined(wire: Wire, records: Iterable[Record]) -> bytes:
+def joined(wire: Wire, records: Sequence[Record]) -> bytes:
     """Return the bytes of several records in one piece."""
+    if len(records) == 1:
+        return wire.record(records[0])
     return b"".join([wire.record(r) for r in records])
