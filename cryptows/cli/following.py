@@ -13,7 +13,9 @@ import attrs
 import trio
 
 from cryptows.cli.backoff import Backoff
-from cryptows.cli.listening import Dial, Ending, Listener, Message, data_of, dial
+from cryptows.cli.dialing import Dial, dial
+from cryptows.cli.endings import Ending
+from cryptows.cli.listening import Listener, Message, data_of
 from cryptows.cli.terminal import Failure, note
 
 

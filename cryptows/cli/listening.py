@@ -6,38 +6,19 @@ read it. Whoever uses this decides what to do about it (`tail` comes back, the d
 
 from __future__ import annotations
 
-import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 import msgspec
 import trio
-from trio_websocket import (
-    ConnectionClosed,
-    ConnectionRejected,
-    ConnectionTimeout,
-    DisconnectionTimeout,
-    HandshakeError,
-    WebSocketConnection,
-    connect_websocket_url,
-)
+from trio_websocket import ConnectionClosed, WebSocketConnection
 
-HANDSHAKE = 10.0  # seconds until somebody must have answered
+from cryptows.cli.dialing import Dial, NotConnectedError, converse, dial
+from cryptows.cli.endings import Ending, closed
+
 GOODBYE = 1.0  # seconds for the closing handshake; nothing depends on it
-# A feed line may have 64 MiB, the highest feed.max_line, and the envelope comes on top.
-MAX_MESSAGE = 65 << 20
-Headers = list[tuple[bytes, bytes]]
-Dial = Callable[[trio.Nursery, str, Headers], Awaitable[WebSocketConnection]]
 SILENCE = 3  # heartbeat intervals; a lost one may be chance
-
-# Close codes after which the same again would end the same way (protocol section 6), and why.
-FINAL = {
-    1009: "our subscription is longer than limits.message",
-    4001: "the token is missing, wrong or revoked",
-    4002: "the token has expired",
-    4031: "another connection took over this session",
-}
-TOKEN_CODES = (4001, 4002)
+ABNORMAL = 1006  # RFC 6455 7.4.1: there was no close frame
 
 
 class Data(msgspec.Struct):
@@ -65,24 +46,6 @@ class Message(msgspec.Struct):
     replay: bool = False
 
 
-@attrs.frozen
-class Ending:
-    """How a connection ended. `wait`: what the daemon asked for, in seconds."""
-
-    why: str
-    come_back: bool = True
-    wait: float | None = None
-    token_refused: bool = False  # another token might do
-    lasted: float = 0.0  # seconds since the subscription was confirmed
-
-
-async def dial(nursery: trio.Nursery, url: str, headers: Headers) -> WebSocketConnection:
-    """Connect over the network; its reading task goes into the nursery."""
-    return await connect_websocket_url(
-        nursery, url, extra_headers=headers, max_message_size=MAX_MESSAGE
-    )
-
-
 @attrs.define
 class Listener:
     """Connects, subscribes and hands over every message, as text and decoded.
@@ -103,36 +66,16 @@ class Listener:
 
     async def listen(self) -> Ending | None:
         """Return how the connection ended, None if `on_message` has seen enough."""
-        ending: Ending | None = None
-        async with trio.open_nursery() as nursery:
-            # Everything expected is caught in here, so that no exception group comes out.
-            connection = await self._connect(nursery)
-            if isinstance(connection, Ending):
-                ending = connection
-            else:
-                ending = await self._converse(connection)
-            nursery.cancel_scope.cancel()
-        if ending is None or self._confirmed is None:
-            return ending
-        return attrs.evolve(ending, lasted=trio.current_time() - self._confirmed)
-
-    async def _connect(self, nursery: trio.Nursery) -> WebSocketConnection | Ending:
         headers = []
         if self.token is not None:
             headers.append((b"Authorization", b"Bearer " + self.token.encode()))
         try:
-            with trio.fail_after(HANDSHAKE):
-                return await self.dial(nursery, self.url, headers)
-        except ConnectionRejected as error:
-            return rejected(error)
-        except (trio.TooSlowError, ConnectionTimeout):
-            return Ending(f"no answer within {HANDSHAKE:g} s")
-        except HandshakeError as error:
-            return Ending(f"the handshake failed: {error}", come_back=False)
-        except ssl.SSLError as error:
-            return Ending(f"TLS failed: {error.strerror or error}", come_back=False)
-        except OSError as error:
-            return Ending(f"cannot connect: {error.strerror or error}")
+            ending = await converse(self.url, headers, self.dial, self._converse)
+        except NotConnectedError as error:
+            return error.ending
+        if ending is None or self._confirmed is None:
+            return ending
+        return attrs.evolve(ending, lasted=trio.current_time() - self._confirmed)
 
     async def _converse(self, connection: WebSocketConnection) -> Ending | None:
         try:
@@ -141,17 +84,14 @@ class Listener:
         except ConnectionClosed as error:
             reason = error.reason
             return closed(
-                reason.code if reason else 1006,
+                reason.code if reason else ABNORMAL,
                 (reason.reason if reason else None) or "",
                 self._retry_after,
             )
         finally:
             with trio.move_on_after(GOODBYE) as scope:
                 scope.shield = True
-                try:
-                    await connection.aclose()
-                except DisconnectionTimeout:
-                    pass
+                await connection.aclose()
 
     def _subscription(self) -> str:
         request: dict[str, object] = {"type": "subscribe", "channels": self.channels, "id": 1}
@@ -202,31 +142,3 @@ def data_of(message: Message) -> Data:
         return msgspec.json.decode(message.data, type=Data)
     except msgspec.MsgspecError:
         return Data()
-
-
-def closed(code: int, reason: str, retry_after: float | None = None) -> Ending:
-    """Return what a close frame means (protocol section 6)."""
-    why = f"closed with {code}" + (f": {reason}" if reason else "")
-    if code in FINAL:
-        if not reason:
-            why += f": {FINAL[code]}"
-        return Ending(why, come_back=False, token_refused=code in TOKEN_CODES)
-    return Ending(why, wait=retry_after if code == 4029 else None)
-
-
-def rejected(error: ConnectionRejected) -> Ending:
-    """Return what an HTTP answer instead of the 101 means."""
-    status = error.status_code
-    body = (error.body or b"").decode(errors="replace").strip()
-    why = f"refused with HTTP {status}" + (f": {body[:200]}" if body else "")
-    wait = _retry_after(error)
-    # Anything else of 4xx is about what we ask, and that stays the same.
-    come_back = status in (408, 429) or status >= 500
-    return Ending(why, come_back=come_back, wait=wait, token_refused=status == 401)
-
-
-def _retry_after(error: ConnectionRejected) -> float | None:
-    for name, value in error.headers or ():
-        if name.lower() == b"retry-after" and value.isdigit():
-            return float(value)
-    return None

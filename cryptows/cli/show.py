@@ -66,11 +66,13 @@ class Show:
                 screen.close()
 
     async def _play(self, daemon: Embedded, tokens: dict[str, str], screen: Screen) -> None:
-        async with trio.open_nursery() as nursery:
+        feed_stream = await trio.open_unix_socket(daemon.feed_socket)
+        async with feed_stream, trio.open_nursery() as nursery:
             nursery.start_soon(_watch_process, daemon)
             for name, channels in (("user", USER_CHANNELS), ("admin", ADMIN_CHANNELS)):
                 await nursery.start(self._watch, daemon, name, tokens[name], channels)
-            feed = await self._connect_bot(daemon)
+            feed = FeedClient(feed_stream, "demo-bot", self._refused.append)
+            await feed.greet()
             nursery.start_soon(feed.read_answers)
             nursery.start_soon(_run_bot, feed)
             with trio.move_on_after(self.seconds if self.seconds is not None else float("inf")):
@@ -90,12 +92,6 @@ class Show:
         ending = await Listener(daemon.url, channels, watcher.take, token=token).listen()
         if ending is not None:
             raise daemon.failure(f"the {name}'s client: {ending.why}")
-
-    async def _connect_bot(self, daemon: Embedded) -> FeedClient:
-        stream = await trio.open_unix_socket(daemon.feed_socket)
-        feed = FeedClient(stream, "demo-bot", self._refused.append)
-        await feed.greet()
-        return feed
 
     def summary(self) -> str:
         """Return what it came to, once everything has ended."""

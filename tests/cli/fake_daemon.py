@@ -4,49 +4,64 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from typing import Any, cast
+from typing import Any
 
 import attrs
 import trio
 from trio.testing import memory_stream_pair
-from trio_websocket import (
-    ConnectionRejected,
-    WebSocketConnection,
-    wrap_client_stream,
-    wrap_server_stream,
-)
+from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_server_stream
 
 Script = Callable[[WebSocketConnection, dict[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
+
+
+@attrs.frozen
+class Rejection:
+    """An HTTP answer that refuses the WebSocket."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
 
 
 @attrs.define
 class FakeDaemon:
-    """Dials lead here: the n-th connection is served by the n-th script, after its subscribe."""
+    """Dials lead here: the n-th connection is served by the n-th script, after its subscribe.
+
+    An exception in place of a script is raised by the dial; an answer is given instead of the 101.
+    """
 
     nursery: trio.Nursery
-    scripts: list[Script | Exception]
-    headers: list[Headers] = attrs.field(factory=list)
+    scripts: list[Script | Exception | Rejection]
+    tokens: list[str | None] = attrs.field(factory=list)
     requests: list[dict[str, Any]] = attrs.field(factory=list)
     times: list[float] = attrs.field(factory=list)
+    streams: list[trio.abc.Stream] = attrs.field(factory=list)
 
-    async def dial(self, nursery: trio.Nursery, url: str, headers: Headers) -> WebSocketConnection:
-        self.headers.append(headers)
+    async def dial(self, url: str) -> trio.abc.Stream:
         self.times.append(trio.current_time())
         script = self.scripts.pop(0)
         if isinstance(script, Exception):
             raise script
         here, there = memory_stream_pair()
+        self.streams.append(here)
         self.nursery.start_soon(self._serve, there, script)
-        stream = cast("trio.SocketStream", here)  # it is used like any stream
-        return await wrap_client_stream(nursery, stream, "daemon", "/ws")
+        return here
 
-    async def _serve(self, stream: trio.abc.Stream, script: Script) -> None:
+    async def _serve(self, stream: trio.abc.Stream, script: Script | Rejection) -> None:
         async with trio.open_nursery() as nursery:
             request = await wrap_server_stream(nursery, stream)
-            connection = await request.accept()
-            self.requests.append(json.loads(await connection.get_message()))
-            await script(connection, self.requests[-1])
+            headers = dict(request.headers)
+            token = headers.get(b"authorization", b"").decode().removeprefix("Bearer ")
+            self.tokens.append(token or None)
+            if isinstance(script, Rejection):
+                await request.reject(script.status, extra_headers=script.headers, body=script.body)
+            else:
+                connection = await request.accept()
+                try:
+                    self.requests.append(json.loads(await connection.get_message()))
+                    await script(connection, self.requests[-1])
+                except ConnectionClosed:
+                    pass
             nursery.cancel_scope.cancel()
 
 
@@ -84,8 +99,6 @@ def error(code: str, message: str, id: int | None = None, **extra: Any) -> dict[
     return {"type": "error", "data": data, "timestamp": 1, **({} if id is None else {"id": id})}
 
 
-def rejection(status: int, body: str = "", **headers: str) -> ConnectionRejected:
-    pairs = tuple(
-        (name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()
-    )
-    return ConnectionRejected(status, pairs, body.encode())
+def rejection(status: int, body: str = "", **headers: str) -> Rejection:
+    pairs = [(name.replace("_", "-").encode(), text.encode()) for name, text in headers.items()]
+    return Rejection(status, pairs, body.encode())

@@ -1,17 +1,14 @@
-import ssl
-
 import pytest
 import trio
-from trio_websocket import ConnectionTimeout, HandshakeError
 
-from cryptows.cli.listening import HANDSHAKE, Ending, Listener, closed, rejected
+from cryptows.cli.endings import Ending
+from cryptows.cli.listening import Listener
 from tests.cli.fake_daemon import (
     FakeDaemon,
     confirmed,
     connection,
     error,
     event,
-    rejection,
     says,
 )
 
@@ -38,7 +35,7 @@ async def test_it_subscribes_with_its_token_and_hands_over_every_message(nursery
 
     assert ending is None
     assert heard == ["connection", "subscription_confirmed", *["market_data_update"] * 2]
-    assert daemon.headers == [[(b"Authorization", b"Bearer a.b.c")]]
+    assert daemon.tokens == ["a.b.c"]
     assert daemon.requests == [
         {"type": "subscribe", "channels": ["market_data"], "id": 1, "since": "e.4"}
     ]
@@ -47,7 +44,7 @@ async def test_it_subscribes_with_its_token_and_hands_over_every_message(nursery
 async def test_without_a_token_it_sends_none(nursery, autojump_clock):
     _, _, daemon = await listen(nursery, says(connection()), enough=1)
 
-    assert daemon.headers == [[]]
+    assert daemon.tokens == [None]
     assert "since" not in daemon.requests[0]
 
 
@@ -127,93 +124,26 @@ async def test_data_of_another_shape_is_harmless(nursery, autojump_clock):
     assert heard == ["connection", "error"]
 
 
-async def test_a_server_that_does_not_answer_is_given_up(nursery, autojump_clock):
-    async def dial(nursery, url, headers):
-        await trio.sleep_forever()
-
-    ending = await Listener(URL, ["a"], lambda *_: False, dial=dial).listen()
-
-    assert ending == Ending("no answer within 10 s")
-    assert trio.current_time() == HANDSHAKE
-
-
-@pytest.mark.parametrize(
-    ("raised", "ending"),
-    [
-        (ConnectionRefusedError(111, "Connection refused"),
-         Ending("cannot connect: Connection refused")),
-        (OSError("all attempts to connect failed"),
-         Ending("cannot connect: all attempts to connect failed")),
-        (ConnectionTimeout(), Ending("no answer within 10 s")),
-        (HandshakeError("odd"), Ending("the handshake failed: odd", come_back=False)),
-        (ssl.SSLError(1, "expired"), Ending("TLS failed: expired", come_back=False)),
-    ],
-)  # fmt: skip
-async def test_what_goes_wrong_before_the_handshake_says_whether_to_try_again(
-    nursery, autojump_clock, raised, ending
+async def test_a_connection_that_breaks_is_an_abnormal_end_and_leaves_no_stream_open(
+    nursery, autojump_clock
 ):
-    assert (await listen(nursery, raised))[0] == ending
+    async def script(ws, request):
+        await trio.aclose_forcefully(ws._stream)
+
+    ending, _, daemon = await listen(nursery, script)
+
+    assert ending == Ending("closed with 1006", come_back=True)
+    with pytest.raises(trio.ClosedResourceError):
+        await daemon.streams[0].send_all(b"x")
 
 
-@pytest.mark.parametrize(
-    ("code", "come_back", "token_refused"),
-    [
-        (1000, True, False),
-        (1001, True, False),
-        (1006, True, False),
-        (1009, False, False),
-        (1011, True, False),
-        (1012, True, False),
-        (4001, False, True),
-        (4002, False, True),
-        (4008, True, False),
-        (4010, True, False),
-        (4029, True, False),
-        (4031, False, False),
-    ],
-)
-def test_the_come_back_column_of_the_contract(code, come_back, token_refused):
-    ending = closed(code, "")
+async def test_what_the_taker_raises_comes_out(nursery, autojump_clock):
+    def take(text, message):
+        raise BrokenPipeError
 
-    assert (ending.come_back, ending.token_refused) == (come_back, token_refused)
-    assert ending.why.startswith(f"closed with {code}")
+    daemon = FakeDaemon(nursery, [says(event(5))])
 
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await Listener(URL, ["a"], take, dial=daemon.dial).listen()
 
-def test_an_end_without_a_reason_is_explained():
-    assert closed(4001, "").why == "closed with 4001: the token is missing, wrong or revoked"
-    assert closed(4001, "jwt expired").why == "closed with 4001: jwt expired"
-
-
-def test_only_a_ban_asks_for_a_wait():
-    assert closed(4029, "", 3).wait == 3
-    assert closed(4008, "", 3).wait is None
-
-
-@pytest.mark.parametrize(
-    ("status", "come_back", "token_refused"),
-    [
-        (301, False, False),
-        (400, False, False),
-        (401, False, True),
-        (403, False, False),
-        (404, False, False),
-        (408, True, False),
-        (429, True, False),
-        (500, True, False),
-        (503, True, False),
-    ],
-)
-def test_an_answer_instead_of_the_handshake_says_whether_to_try_again(
-    status, come_back, token_refused
-):
-    ending = rejected(rejection(status, "why\n"))
-
-    assert ending == Ending(
-        f"refused with HTTP {status}: why", come_back=come_back, token_refused=token_refused
-    )
-
-
-def test_retry_after_is_honoured():
-    assert rejected(rejection(429, Retry_After="17")).wait == 17
-    assert rejected(rejection(429, Retry_After="Mon, 23 Nov 2026 06:00:00 GMT")).wait is None
-    assert rejected(rejection(429)).wait is None
+    assert caught.group_contains(BrokenPipeError)
