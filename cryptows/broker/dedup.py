@@ -15,16 +15,16 @@ class Dedup:
 
     window_ms: int
     capacity: int
-    _seen: dict[str, tuple[int, bytes | None]] = attrs.field(factory=dict, init=False)
+    _seen: dict[str, tuple[int, bytes]] = attrs.field(factory=dict, init=False)
 
-    def find(self, id_: str, now_ms: int) -> tuple[bytes | None] | None:
-        """Return the offset of an id that was seen within the window, in a tuple; else None."""
+    def find(self, id_: str, now_ms: int) -> bytes | None:
+        """Return the offset of an id that was seen within the window; None: it is new."""
         seen = self._seen.get(id_)
         if seen is None or now_ms - seen[0] >= self.window_ms:
             return None
-        return (seen[1],)
+        return seen[1]
 
-    def add(self, id_: str, offset: bytes | None, now_ms: int) -> None:
+    def add(self, id_: str, offset: bytes, now_ms: int) -> None:
         """Remember an id."""
         self._seen.pop(id_, None)  # so that the dict stays in order of time
         self._seen[id_] = (now_ms, offset)

@@ -1,8 +1,8 @@
 """The journal: every event on a channel gets a number, and the latest ones are kept.
 
 `n` is the position in the daemon as a whole, which clients recover by; `seq` counts within a stream
-(channel and symbol) and shows gaps. Each channel keeps a ring bounded in events, bytes and age, each
-stream its last value for snapshots. What must survive a restart is the store's.
+(channel and symbol) and shows gaps. Each channel keeps a ring bounded in events, bytes and age,
+each stream its last value for snapshots. What must survive a restart is the store's.
 
 Numbers only grow in the order of delivery. Records on their way to the disk are delivered after
 their commit, so they take numbers from a reserved range ahead, and what is delivered meanwhile
@@ -12,34 +12,27 @@ stays below it: a client that has seen `n` has been sent everything up to `n`.
 from __future__ import annotations
 
 import bisect
+import math
+from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from cryptows.model.channel import ChannelClass, History, Pattern
+from cryptows.model.channel import ChannelClass, ChannelTable, History, Pattern, glob
 from cryptows.model.errors import BadEvent
 from cryptows.model.event import Event, Record
 from cryptows.wire import envelope
 
-# Numbers left for undurable records while one commit is under way: far more than are published in
-# the longest one (60 000 a second for 2 s); 2**53 would be reached after ten years at 100 commits/s.
+# Numbers left for undurable records while one commit is under way: about what comes in during the
+# longest one (60 000 events a second for 2 s, each on two channels). When they run short, the feed
+# waits. 2**53 would be reached after ten years at 100 commits a second.
 GAP = 1 << 18
+# More than one pass of the dispatcher takes of them: 256 events on a few channels each. What it
+# releases from throttles comes on top, at most one record for each stream.
+PASS = 1 << 14
 SLACK = 1024  # dropped records that a ring may still hold: its list is cut now and then
-
-
-@attrs.define
-class Stream:
-    """One stream of a channel: its counter and its last record."""
-
-    rules: ChannelClass
-    seq: int = 0
-    last: Record | None = None
-    price: float | None = None  # the last one seen, on `price_updates`
-    heard: float = 0.0  # when its last event came in, on the dispatcher's clock
-    producer: str = ""  # who sent it
-    head: bytes = b""  # of the envelopes of its events of type `head_of`
-    head_of: str = ""
+MARKS = 60  # of a ring: by how much of its age bound a record may be older than that
 
 
 @attrs.define
@@ -51,6 +44,9 @@ class Ring:
     lost: int = attrs.field(default=0, init=False)  # the highest n that is no longer here
     _records: list[Record] = attrs.field(factory=list, init=False)
     _start: int = attrs.field(default=0, init=False)  # what lies before is dropped, now and then
+    # When expire() was called, and up to which n the ring was filled then. Timestamps would not
+    # do: they are the producer's, and a recording has those of years ago.
+    _marks: deque[tuple[float, int]] = attrs.field(factory=deque, init=False)
 
     def __len__(self) -> int:
         return len(self._records) - self._start
@@ -63,11 +59,20 @@ class Ring:
         while self.bytes > limit.bytes or len(records) - self._start > limit.events:
             self._drop()
 
-    def expire(self, now_ms: int) -> None:
-        """Drop what is older than the age bound."""
-        oldest = now_ms - int(self.limit.age * 1000)
-        while len(self) and self._records[self._start].timestamp < oldest:
-            self._drop()
+    def expire(self, now: float) -> None:
+        """Drop what is older than the age bound, or soon after; to be called now and then."""
+        marks, age = self._marks, self.limit.age
+        while marks and (marks[0][0] <= now - age or marks[0][1] <= self.lost):
+            _, n = marks.popleft()
+            while len(self) and self._records[self._start].n <= n:
+                self._drop()
+        if len(self) and (not marks or marks[-1][0] <= now - age / MARKS):
+            marks.append((now, self._records[-1].n))
+
+    def after(self, n: int, most: int) -> list[Record]:
+        """Return the first `most` records after position `n`, oldest first."""
+        first = bisect.bisect_right(self._records, n, lo=self._start, key=_position)
+        return self._records[first : first + most]
 
     def _drop(self) -> None:
         record = self._records[self._start]
@@ -78,18 +83,40 @@ class Ring:
             del self._records[: self._start]
             self._start = 0
 
-    def after(self, n: int, most: int) -> list[Record]:
-        """Return the first `most` records after position `n`, oldest first."""
-        first = bisect.bisect_right(self._records, n, lo=self._start, key=_position)
-        return self._records[first : first + most]
-
-    def newest(self, most: int) -> list[Record]:
-        """Return the last `most` records, oldest first."""
-        return self._records[max(self._start, len(self._records) - most) :]
-
 
 def _position(record: Record) -> int:
     return record.n
+
+
+@attrs.define(eq=False)
+class Shelf:
+    """What is kept of one channel. Made at its first event, like its streams."""
+
+    rules: ChannelClass
+    ring: Ring
+    streams: dict[str | None, Stream] = attrs.field(factory=dict)
+    heard: float = -math.inf  # the latest of its streams
+
+
+@attrs.define(eq=False)
+class Stream:
+    """One stream of a channel: its counter and its last record."""
+
+    channel: str
+    symbol: str | None
+    shelf: Shelf
+    seq: int = 0
+    last: Record | None = None
+    price: float | None = None  # the last one seen, on `price_updates`
+    heard: float = -math.inf  # when its last event came in, on the dispatcher's clock
+    producer: str = ""  # who sent it
+    head: bytes = b""  # of the envelopes of its events of type `head_of`
+    head_of: str = ""
+
+    def hear(self, now: float, producer: str) -> None:
+        """Note a sign of life."""
+        self.heard = self.shelf.heard = now
+        self.producer = producer
 
 
 @attrs.define
@@ -102,8 +129,7 @@ class Journal:
     known_seqs: dict[tuple[str, str | None], int] = attrs.field(factory=dict)  # from the store
     started_at: int = attrs.field(init=False)  # nothing before this position is in the rings
     streams: dict[tuple[str, str | None], Stream] = attrs.field(factory=dict, init=False)
-    _channels: dict[str, set[str | None]] = attrs.field(factory=dict, init=False)
-    rings: dict[str, Ring] = attrs.field(factory=dict, init=False)
+    _shelves: dict[str, Shelf] = attrs.field(factory=dict, init=False)
     _ceiling: int | None = attrs.field(default=None, init=False)  # start of the reserved range
     _epoch: bytes = attrs.field(init=False)
 
@@ -121,14 +147,26 @@ class Journal:
                     f"data.symbol: {len(self.streams)} streams exist, limits.streams allows no more"
                 )
                 raise BadEvent("too_many_streams", text)
-            stream = self.streams[key] = Stream(rules, self.known_seqs.pop(key, 0))
-            self._channels.setdefault(channel, set()).add(symbol)
+            shelf = self._shelves.get(channel)
+            if shelf is None:
+                shelf = self._shelves[channel] = Shelf(rules, Ring(rules.history))
+                shelf.ring.lost = self.started_at
+            stream = Stream(channel, symbol, shelf, self.known_seqs.pop(key, 0))
+            self.streams[key] = shelf.streams[symbol] = stream
         return stream
+
+    def reconfigure(self, table: ChannelTable) -> None:
+        """Take over the rules after a reload; a channel that is gone keeps its old ones."""
+        for channel, shelf in self._shelves.items():
+            found = table.find(channel)
+            if found is not None:
+                shelf.rules = found[0]
+                shelf.ring.limit = found[0].history
 
     @property
     def full(self) -> bool:
-        """Whether no number is left below the reserved range; `settle` makes room."""
-        return self._ceiling is not None and self.n + 1 >= self._ceiling
+        """Whether the numbers below the reserved range run short; `settle` makes room."""
+        return self._ceiling is not None and self.n + PASS + len(self.streams) >= self._ceiling
 
     @property
     def offset(self) -> bytes:
@@ -140,39 +178,29 @@ class Journal:
         return b"%b.%d" % (self._epoch, n)
 
     def number(
-        self,
-        stream: Stream,
-        channel: str,
-        event: Event,
-        n: int,
-        conflated: Mapping[str, Any] | None = None,
+        self, stream: Stream, event: Event, n: int, conflated: Mapping[str, Any] | None = None
     ) -> Record:
         """Make the record of an event at position `n`, with the next `seq` of its stream."""
         seq = stream.seq = stream.seq + 1
         offset = b"%b.%d" % (self._epoch, n)
         if stream.head_of != event.type:  # nearly always the same
-            stream.head_of, stream.head = event.type, envelope.head(event.type, channel)
+            stream.head_of, stream.head = event.type, envelope.head(event.type, stream.channel)
         text = envelope.event(stream.head, event.data, event.timestamp, seq, offset, conflated)
-        lane = stream.rules.lane
-        return Record(n, seq, channel, event.symbol, lane, event.timestamp, text, offset)
+        lane = stream.shelf.rules.lane
+        return Record(n, seq, stream.channel, stream.symbol, lane, event.timestamp, text, offset)
 
     def append(self, stream: Stream, record: Record) -> None:
         """Keep a record that is being delivered: in its ring, and as its stream's last value."""
         self.n = record.n
-        rules = stream.rules
-        if rules.snapshot:
+        shelf = stream.shelf
+        if shelf.rules.snapshot:
             stream.last = record
-        if rules.history.events:
-            ring = self.rings.get(record.channel)
-            if ring is None:
-                ring = self.rings[record.channel] = Ring(rules.history)
-                ring.lost = self.started_at
-            ring.add(record)
+        shelf.ring.add(record)
 
     def reserve(self) -> int:
         """Set numbers apart for records that are delivered later; returns the first of them."""
         assert self._ceiling is None, "one commit at a time"
-        self._ceiling = self.n + GAP
+        self._ceiling = self.n + GAP + len(self.streams)
         return self._ceiling
 
     def settle(self) -> None:
@@ -196,10 +224,10 @@ class Journal:
         found: dict[int, Record] = {}
         end = self.n
         for pattern, n in starts.items():
-            ring = self.rings.get(pattern.channel)
-            if ring is None:
+            shelf = self._shelves.get(pattern.channel)
+            if shelf is None:
                 continue
-            records = ring.after(n, most)
+            records = shelf.ring.after(n, most)
             if len(records) == most:
                 end = min(end, records[-1].n)
             found |= {r.n: r for r in records if pattern.matches(r.symbol)}
@@ -207,24 +235,39 @@ class Journal:
 
     def lost(self, channel: str) -> int:
         """The highest position of a channel that is no longer kept."""
-        ring = self.rings.get(channel)
-        return self.started_at if ring is None else ring.lost
+        shelf = self._shelves.get(channel)
+        return self.started_at if shelf is None else shelf.ring.lost
 
     def covered(self, pattern: Pattern) -> list[Stream]:
         """Return the streams that a pattern covers."""
-        return [self.streams[pattern.channel, s] for s in self._symbols(pattern)]
+        shelf = self._shelves.get(pattern.channel)
+        if shelf is None:
+            return []
+        if pattern.symbol is None:
+            return list(shelf.streams.values())
+        if not pattern.is_glob:
+            stream = shelf.streams.get(pattern.symbol)
+            return [] if stream is None else [stream]
+        match = glob(pattern.symbol).match
+        return [stream for s, stream in shelf.streams.items() if s is not None and match(s)]
 
     def heard(self, pattern: Pattern) -> float | None:
         """When the newest event came in that a pattern covers; None if there was none."""
-        return max((stream.heard for stream in self.covered(pattern)), default=None)
+        shelf = self._shelves.get(pattern.channel)
+        if shelf is None:
+            return None
+        if pattern.symbol is None:
+            latest = shelf.heard
+        else:
+            latest = max((s.heard for s in self.covered(pattern)), default=-math.inf)
+        return latest if latest > -math.inf else None
 
-    def expire(self, now_ms: int) -> None:
-        """Drop records over the age bounds (the stats task calls it now and then)."""
-        for ring in self.rings.values():
-            ring.expire(now_ms)
+    def watched(self) -> list[Stream]:
+        """Return the streams that may become stale."""
+        shelves = [s for s in self._shelves.values() if s.rules.max_age]
+        return [stream for shelf in shelves for stream in shelf.streams.values()]
 
-    def _symbols(self, pattern: Pattern) -> list[str | None]:
-        known = self._channels.get(pattern.channel, set())
-        if pattern.symbol is not None and not pattern.is_glob:
-            return [pattern.symbol] if pattern.symbol in known else []
-        return [s for s in known if pattern.matches(s)]
+    def expire(self, now: float) -> None:
+        """Drop records over the age bounds; called now and then, with the steady clock."""
+        for shelf in self._shelves.values():
+            shelf.ring.expire(now)

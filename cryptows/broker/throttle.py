@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import heapq
 import math
+from typing import Generic, TypeVar
 
 import attrs
 
 from cryptows.model.event import Event
 
-Stream = tuple[str, str | None]  # channel, symbol
+Stream = TypeVar("Stream")  # anything that is equal only to itself
 
 
 @attrs.define
 class Conflated:
-    """The events that the next one of a stream replaced: how many, and the range of their prices."""
+    """The events that the next one of a stream replaced: how many, and the range of prices."""
 
     count: int = 0
     high: float = -math.inf
@@ -54,14 +55,23 @@ class _Gate:
     kept: Event | None = None
     conflated: Conflated | None = None
 
+    def skip_kept(self) -> Conflated | None:
+        """Count the kept event, if any, as replaced; return all that is replaced by now."""
+        if self.kept is not None:
+            self.conflated = self.conflated or Conflated()
+            self.conflated.add(self.kept)
+        return self.conflated
+
 
 @attrs.define
-class Throttle:
+class Throttle(Generic[Stream]):
     """The throttle of one channel class. `interval` is in seconds, and so are all times."""
 
     interval: float
     _gates: dict[Stream, _Gate] = attrs.field(factory=dict, init=False)  # release() prunes it
-    _due: list[tuple[float, Stream]] = attrs.field(factory=list, init=False)
+    # When a kept event is due. The number in the middle keeps the order of those due at once.
+    _due: list[tuple[float, int, Stream]] = attrs.field(factory=list, init=False)
+    _order: int = attrs.field(default=0, init=False)
     _swept_at: float = attrs.field(default=-math.inf, init=False)
 
     def offer(self, stream: Stream, event: Event, now: float) -> tuple[bool, Conflated | None]:
@@ -72,13 +82,13 @@ class Throttle:
             return True, None
         if now >= gate.opens_at:
             # A kept event is older than this one, and sending it later would turn the price back.
-            conflated = self._skip_kept(gate)
+            conflated = gate.skip_kept()
             gate.opens_at, gate.kept, gate.conflated = now + self.interval, None, None
             return True, conflated
         if gate.kept is None:
-            heapq.heappush(self._due, (gate.opens_at, stream))
+            self._wait(gate.opens_at, stream)
         else:
-            gate.conflated = self._skip_kept(gate)
+            gate.skip_kept()
         gate.kept = event
         return False, None
 
@@ -86,7 +96,7 @@ class Throttle:
         """Return the kept events whose time has come, oldest first."""
         released = []
         while self._due and self._due[0][0] <= now:
-            due, stream = heapq.heappop(self._due)
+            due, _, stream = heapq.heappop(self._due)
             gate = self._gates.get(stream)
             if gate is None or gate.kept is None or gate.opens_at != due:
                 continue  # a newer event passed in its stead
@@ -94,28 +104,38 @@ class Throttle:
             gate.opens_at, gate.kept, gate.conflated = now + self.interval, None, None
         if now >= self._swept_at + max(self.interval, 1.0):
             self._swept_at = now
-            self._gates = {s: g for s, g in self._gates.items() if g.kept or g.opens_at > now}
+            self._gates = {
+                s: g for s, g in self._gates.items() if g.kept is not None or g.opens_at > now
+            }
         return released
+
+    def configure(self, interval: float) -> None:
+        """Change the interval; what waits becomes due as if it had been so before.
+
+        With 0 every event passes, and still none that was kept comes after a newer one.
+        """
+        for gate in self._gates.values():
+            gate.opens_at += interval - self.interval
+        self.interval = interval
+        self._due.clear()
+        for stream, gate in self._gates.items():
+            if gate.kept is not None:
+                self._wait(gate.opens_at, stream)
 
     @property
     def next_due(self) -> float:
         """When `release` has something to return; infinity when nothing waits."""
         return self._due[0][0] if self._due else math.inf
 
-    @property
-    def active(self) -> int:
-        """Streams that were throttled lately."""
-        return len(self._gates)
+    def active(self, now: float) -> int:
+        """How many streams may not speak at once."""
+        return sum(gate.kept is not None or gate.opens_at > now for gate in self._gates.values())
 
     @property
     def kept(self) -> int:
         """Events that wait for their moment."""
         return sum(gate.kept is not None for gate in self._gates.values())
 
-    @staticmethod
-    def _skip_kept(gate: _Gate) -> Conflated | None:
-        if gate.kept is None:
-            return gate.conflated
-        conflated = gate.conflated or Conflated()
-        conflated.add(gate.kept)
-        return conflated
+    def _wait(self, due: float, stream: Stream) -> None:
+        self._order += 1
+        heapq.heappush(self._due, (due, self._order, stream))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import attrs
 import trio
 
+from cryptows.broker.publisher import nobody
 from cryptows.broker.routes import Audience
 from cryptows.model.errors import BadEvent
 from cryptows.tasks.client import Client, now_ms
@@ -136,10 +137,10 @@ class Dispatcher:
         hub, keeper = self.hub, self.keeper
         while True:
             for event in hub.take_notices():
-                hub.publisher.accept(event, trio.current_time(), now_ms())
-            hub.publisher.release(trio.current_time())
+                hub.publisher.accept(event, trio.current_time(), now_ms(), nobody)
             if keeper is not None:
                 keeper.turn(trio.current_time(), now_ms())
+            hub.publisher.release(trio.current_time())
             await self._write()
             if keeper is None or not keeper.overfull:
                 return

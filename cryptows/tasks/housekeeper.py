@@ -48,17 +48,17 @@ def prune(hub: Hub, now: float) -> None:
     """Forget what is too old."""
     hub.limiter.prune(now)
     hub.bans.prune(now)
-    hub.journal.expire(now_ms())
+    hub.journal.expire(now)
 
 
 async def check_freshness(hub: Hub) -> None:
     """Tell subscribers which streams fell silent and which speak again."""
     connected = () if hub.feed is None else hub.feed.names
-    keys = iter(list(hub.journal.streams))
-    while some := list(itertools.islice(keys, SLICE)):
+    streams = iter(hub.freshness.watched())
+    while some := list(itertools.islice(streams, SLICE)):
         changed = hub.freshness.check(some, connected, trio.current_time(), now_ms())
-        for (channel, symbol), text in changed:
-            for audience in hub.routes.audiences(channel, symbol):
+        for stream, text in changed:
+            for audience in hub.routes.audiences(stream.channel, stream.symbol):
                 for client in tuple(audience.members):
                     client.message(text)  # type: ignore[attr-defined]
         await trio.lowlevel.checkpoint()

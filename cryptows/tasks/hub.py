@@ -27,6 +27,7 @@ from cryptows.broker.origins import Origins
 from cryptows.broker.publisher import Publisher
 from cryptows.broker.revocations import Revocations
 from cryptows.broker.routes import Routes
+from cryptows.broker.targets import TargetFinder
 from cryptows.config.settings import Settings
 from cryptows.model.channel import ChannelTable
 from cryptows.model.errors import Refusal
@@ -98,10 +99,9 @@ class Hub:
         self.bans = Bans(limits.ban)
         self.seats = ConnectionCounts(limits)
         self.origins = Origins(self.settings.cors)
-        self.publisher = Publisher(
-            self.settings.channels, self.settings.types, self.journal, self.routes,
-            self.counters, Dedup(int(feed.dedup * 1000), feed.dedup_ids),
-        )  # fmt: skip
+        finder = TargetFinder(self.settings.channels, self.settings.types, self.journal)
+        dedup = Dedup(int(feed.dedup * 1000), feed.dedup_ids)
+        self.publisher = Publisher(finder, self.journal, self.routes, self.counters, dedup)
         self.freshness = Freshness(self.journal)
         self.answers = Answers(self)
 
@@ -152,7 +152,7 @@ class Hub:
         for audience in self.routes:
             connections[audience.wire.name] += len(audience.members)
             subscriptions += len(audience.patterns) * len(audience.members)
-        throttlers, kept = self.publisher.throttlers
+        throttlers, kept = self.publisher.throttled(trio.current_time())
         outboxes = [c.outbox for c in self.behind if c.outbox is not None]
         return Gauges(
             connections=connections,

@@ -46,11 +46,11 @@ class Keeper:
 
     def _send(self) -> None:
         batch = self._flying = self.hub.publisher.number_held()
-        records = tuple(
-            record for held in batch for stream, record in held.records if stream.rules.durable
-        )
+        records = tuple(record for held in batch for _, record in held.records)
         ids = tuple(
-            (held.event.id, held.records[-1][1].n) for held in batch if held.event.id is not None
+            (held.event.id, held.records[-1][1].n)
+            for held in batch
+            if held.event.id is not None and held.records
         )
         if not self.store.put(Append(records, ids, self._done)):
             self._done(False)
