@@ -31,6 +31,9 @@ COMMANDS = {
     "version": "cryptows.cli.version:version",
 }
 
+ENDLESS = ("serve", "demo", "publish", "tail")  # those that a signal ends the normal way
+INTERRUPTED = 130  # as shells have it: 128 and SIGINT
+
 
 class Commands(click.Group):
     """The commands, imported on demand, with our errors turned into messages and exit codes."""
@@ -53,6 +56,9 @@ class Commands(click.Group):
             raise ConfigFailure(error.problems) from None
         except StartError as error:
             raise Failure(str(error)) from None
+        except KeyboardInterrupt:
+            # Before the command watched for signals; an unfinished `check` is no success.
+            raise SystemExit(0 if ctx.invoked_subcommand in ENDLESS else INTERRUPTED) from None
         except BrokenPipeError:
             # Whoever read our output has seen enough, e.g. `cryptows tail … | head -3`.
             forget_stdout()

@@ -6,7 +6,6 @@ for with `since`, the offset of the last event that was printed.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import attrs
@@ -16,7 +15,7 @@ from cryptows.cli.backoff import Backoff
 from cryptows.cli.dialing import Dial, dial
 from cryptows.cli.endings import Ending
 from cryptows.cli.listening import Listener, Message, data_of
-from cryptows.cli.terminal import Failure, note
+from cryptows.cli.terminal import Failure, note, say
 
 
 @attrs.define
@@ -76,8 +75,7 @@ class Following:
             for line in remarks(message):
                 note(f"cryptows: {line}")
             return False
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        say(text)
         self._lines += 1
         return self._lines == self.count
 

@@ -35,6 +35,11 @@ class Source:
     descriptor: int
     size: int | None = None
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody types the lines."""
+        return os.isatty(self.descriptor)
+
     def close(self) -> None:
         """Close the file, but not stdin."""
         if self.descriptor != STDIN:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cryptows.cli.options import config_options, load_settings
-from cryptows.cli.terminal import FAILURE, say
+from cryptows.cli.terminal import FAILURE, note, say
 
 if TYPE_CHECKING:
     from cryptows.cli.pacing import Pace
@@ -69,6 +69,8 @@ def publish(
     from cryptows.cli.running import run_until_signal
 
     with closing(open_source(file)) as source:
+        if source.is_terminal and not quiet:
+            note("type an event a line; Ctrl-D ends")
         if repeat != 1 and source.size is None:
             raise click.UsageError("--repeat needs a file: what came through a pipe is gone")
         path = socket_path or load_settings(config_file, sets).feed.socket

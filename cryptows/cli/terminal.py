@@ -46,8 +46,14 @@ class ConfigFailure(Failure):
 
 
 def say(text: str) -> None:
-    """Write a result."""
-    click.echo(text)
+    """Write a result; raises BrokenPipeError when nobody reads it, Failure when it has no place."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_stdout()
+        raise Failure(f"cannot write: {error.strerror}") from None
 
 
 def note(text: str) -> None:

@@ -8,6 +8,7 @@ import click
 import pytest
 import trio
 import trio.lowlevel
+from click.testing import CliRunner
 from rich.console import Console
 
 from cryptows.cli import cli, terminal
@@ -152,9 +153,32 @@ def test_a_closed_stdout_is_no_error():
     assert answer.stderr == ""
 
 
-def test_a_start_error_is_one_line(monkeypatch):
-    from click.testing import CliRunner
+def test_a_full_disk_is_one_line():
+    program = f"{sys.executable} -m cryptows config show > /dev/full"
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("CRYPTOWS_")}
 
+    answer = subprocess.run(
+        program, shell=True, check=False, capture_output=True, text=True, env=environ
+    )
+
+    assert answer.returncode == 1
+    assert answer.stderr == "cryptows: cannot write: No space left on device\n"
+
+
+@pytest.mark.parametrize(("command", "code"), [("serve", 0), ("check", 130)])
+def test_ctrl_c_during_the_start_is_a_normal_end_of_what_has_no_other(monkeypatch, command, code):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cryptows.cli.serve.load_config", interrupted)
+    monkeypatch.setattr("cryptows.cli.config_.load_config", interrupted)
+
+    result = CliRunner().invoke(cli, [command])
+
+    assert (result.exit_code, result.output) == (code, "")
+
+
+def test_a_start_error_is_one_line(monkeypatch):
     def fail(*_):
         raise StartError("127.0.0.1:3000 is taken")
 

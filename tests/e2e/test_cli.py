@@ -276,6 +276,12 @@ def test_publish_draws_a_bar_on_a_terminal(shared, tmp_path):
     assert "published 10 lines" in output
 
 
+def test_publish_tells_who_types_how_to_end(shared):
+    _, code = on_terminal("publish", "--socket", shared.feed_socket, until="Ctrl-D ends")
+
+    assert code == 0
+
+
 # -- tail
 
 
