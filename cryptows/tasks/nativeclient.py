@@ -104,9 +104,7 @@ class NativeClient(Client):
     async def say_goodbye(self, refusal: Refusal) -> None:
         """Close with the refusal's code; the socket is closed when the peer has answered."""
         self._make_room(refusal)
-        with trio.move_on_after(GOODBYE):
-            await self._ws.aclose(refusal.code, refusal.reason)
-        self._ws.close_socket()
+        await self._ws.say_goodbye(refusal.code, refusal.reason, GOODBYE)
 
     def broken(self) -> None:
         self._ws.close_socket()

@@ -87,9 +87,7 @@ class Probe:
         """Close this WebSocket; the session by polling is not concerned."""
         client = self._client
         client.probe_ended(self)
-        client.hub.nursery.start_soon(self._say_goodbye)
+        client.beside(self._say_goodbye)
 
     async def _say_goodbye(self) -> None:
-        with trio.move_on_after(GOODBYE):
-            await self._ws.aclose(NOT_EXPECTED, "no upgrade is under way")
-        self._ws.close_socket()
+        await self._ws.say_goodbye(NOT_EXPECTED, "no upgrade is under way", GOODBYE)

@@ -22,7 +22,7 @@ import trio
 import trio_websocket
 import wsproto
 from wsproto.connection import ConnectionState
-from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, Request, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, Request, TextMessage
 
 RECEIVE = 16 * 1024  # bytes asked of the kernel at once
 
@@ -137,9 +137,20 @@ class WebSocket(trio_websocket.WebSocketConnection):
         self._owner = owner
         self._stream.owner = owner
 
+    async def say_goodbye(self, code: int, reason: str, patience: float) -> None:
+        """Close the connection once the peer has answered, or after `patience` seconds."""
+        with trio.move_on_after(patience):
+            await self.aclose(code, reason)
+        self.close_socket()
+
     def close_socket(self) -> None:
         """Close the socket without a goodbye; `serve` returns."""
         self._stream.close()
+
+    async def _send(self, event: Event) -> None:
+        # Our writes never wait, so no lock keeps them apart; waiting for it the library would let
+        # the peer's close come in between, and close the socket before ours was written.
+        await self._stream.send_all(self._wsproto.send(event))
 
     async def _handle_request_event(self, event: Request) -> None:
         # The acceptor has checked the request and chosen the subprotocol, which is the only one.
