@@ -1,7 +1,7 @@
 """What is asked of the store task, and what waits for it.
 
-The backlog is bounded in events and in bytes. The feed should be held back long before the bound
-(`StoreTask.room`), so reaching it means that the disk stalls: the store counts as failed then.
+The backlog is bounded in events and in bytes. Whoever fills it holds the feed back long before the
+bound, so reaching it means that the disk stalls: the store counts as failed then.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from cryptows.store.rows import Marks, Stream
 # that the events behind it do not wait long.
 BATCH_EVENTS = 1000
 BATCH_BYTES = 2 << 20
-BUSY_EVENTS = 5_000  # the feed should wait; a quarter of a second of writing
 FULL_EVENTS = 50_000
 FULL_BYTES = 64 << 20
 
@@ -81,11 +80,6 @@ class Backlog:
             size += size_of(job)
             taken.append(job)
         return taken
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether whoever fills it should wait."""
-        return self.events >= BUSY_EVENTS or self.bytes >= FULL_BYTES // 4
 
     @property
     def is_full(self) -> bool:

@@ -52,7 +52,6 @@ class StoreTask:
         self._used: int | None = None
         self._flush = False  # whether there is something to write though no append waits
         self._work, self._alarm = trio.Event(), trio.Event()
-        self._room = trio.lowlevel.ParkingLot()
         self._shield = trio.CancelScope(shield=True)
         self._started, self._ended = False, trio.Event()
 
@@ -99,11 +98,6 @@ class StoreTask:
         if self._ledger.backlog.is_full:
             self._alarm.set()
         return True
-
-    async def room(self) -> None:
-        """Wait while so much waits that the feed should be held back; at most `store.timeout`."""
-        while self._ledger.backlog.is_busy and self._ledger.is_taking:
-            await self._room.park()
 
     def used(self, position: int) -> None:
         """Say which position was handed out last, whether or not its event is durable."""
@@ -189,7 +183,6 @@ class StoreTask:
         self._before_chores()
         self._shield.deadline = min(self._shield.deadline, trio.current_time() + 2 * self._timeout)
         self._work.set()
-        self._room.unpark_all()
 
     async def _write(self) -> None:
         """Commit what waits; ends when there is nothing left after _stop()."""
@@ -211,7 +204,6 @@ class StoreTask:
         ledger = self._ledger
         batch = ledger.begin(trio.current_time())
         self._flush = False
-        self._room.unpark_all()
         while True:
             error = await self._attempt(functools.partial(self.database.write, batch))
             if error is None:
@@ -255,7 +247,6 @@ class StoreTask:
                     ledger.overdue(f"{ledger.backlog.events} events wait for the disk", now)
                 elif ledger.flight and now >= ledger.flight.due:
                     ledger.overdue(f"a commit takes longer than {self._timeout:g} s", now)
-                self._room.unpark_all()
         except trio.Cancelled:
             ledger.muted = not ledger.closing
             raise
@@ -272,10 +263,8 @@ class StoreTask:
 
     def _failed(self, error: Exception) -> None:
         self._ledger.failed(error, trio.current_time())
-        self._room.unpark_all()
         self._work.set()
 
     def _read_failed(self, error: Exception) -> None:
         self._ledger.read_failed(error, trio.current_time())
-        self._room.unpark_all()
         self._work.set()

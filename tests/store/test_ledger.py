@@ -285,7 +285,6 @@ def test_a_backlog_is_bounded_in_events_and_in_bytes(monkeypatch):
     assert not backlog.is_full
     backlog.add(answers.append(6))
     assert backlog.is_full
-    assert backlog.is_busy
 
 
 def test_a_batch_ends_at_events_or_bytes_and_holds_at_least_one(monkeypatch):

@@ -150,4 +150,4 @@ class StoreMachine(RuleBasedStateMachine):
 
 
 TestStoreMachine = StoreMachine.TestCase
-TestStoreMachine.settings = hypothesis_settings(max_examples=40, stateful_step_count=25)
+TestStoreMachine.settings = hypothesis_settings(max_examples=25, stateful_step_count=25)

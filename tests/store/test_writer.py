@@ -195,34 +195,6 @@ async def test_a_backlog_over_its_bound_counts_as_a_failing_disk(
     assert bench.put(14)
 
 
-async def test_the_feed_waits_while_much_waits_but_not_for_a_bad_disk(
-    autojump_clock, bench, monkeypatch, nursery
-):
-    monkeypatch.setattr(jobs, "BUSY_EVENTS", 3)
-    await bench.task.room()
-    bench.hop.takes = 1
-    times = []
-
-    async def wait_for_room():
-        await bench.task.room()
-        times.append(trio.current_time())
-
-    for n in range(1, 6):
-        bench.put(n)
-    nursery.start_soon(wait_for_room)
-    await trio.sleep(0.5)
-    for n in range(6, 11):
-        bench.put(n)
-    bench.hop.takes = 50
-    nursery.start_soon(wait_for_room)
-    await trio.sleep(10)
-
-    # Room when the first batch was taken; then again when the second was, or hung.
-    assert len(times) == 2
-    assert times[0] < 0.1
-    assert times[1] <= 3.1
-
-
 async def test_an_event_that_cannot_be_stored_costs_itself_alone(autojump_clock, bench):
     bad = bench.answers.append(2)
     bad.records[0].timestamp = 1 << 70
