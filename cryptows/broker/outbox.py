@@ -46,6 +46,7 @@ class Outbox:
     wire: Wire
     max_bytes: int
     max_lag: float
+    lossless: int = 0  # bytes that may wait before events replace each other
     skipped: int = 0  # events replaced so far, for the client's heartbeat
     size: int = attrs.field(default=0, init=False)
     _order: int = attrs.field(default=0, init=False)
@@ -79,7 +80,11 @@ class Outbox:
         self._order += 1
         size = len(self._bytes(item))
         self.size += size
-        if isinstance(item, Packet) or item.lane is not Lane.MARKET:
+        if (
+            isinstance(item, Packet)
+            or item.lane is not Lane.MARKET
+            or (self.size <= self.lossless and item.stream not in self._market)
+        ):
             self._private.append(_Waiting(self._order, now, size, item))
             return
         waiting = self._market.pop(item.stream, None)

@@ -58,7 +58,7 @@ class Unwelcome(CryptowsError):
 class Dashboard(SocketIoClient):
     """A client on Socket.IO."""
 
-    __slots__ = ("_asked_before", "_pid", "mount")
+    __slots__ = ("_asked_before", "_pid")
 
     mount: DashboardMount
 

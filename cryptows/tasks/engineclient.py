@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import socket
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -30,9 +31,11 @@ from cryptows.wire.frames import text_frame
 
 if TYPE_CHECKING:
     from cryptows.broker.admission import Seat
+    from cryptows.broker.outbox import Outbox
     from cryptows.model.event import Record
     from cryptows.tasks.polling import Mount
     from cryptows.tasks.probe import Probe
+    from cryptows.wire.envelope import Wire
 
 log = structlog.get_logger()
 
@@ -100,7 +103,9 @@ class EngineClient(Client):
     def queue(self, items: Sequence[Record | Packet]) -> None:
         """Queue items; a GET that waits is answered with them."""
         super().queue(items)
-        self.wake_poll()
+        if self._ws is None:
+            self.hub.behind[self] = None  # until its next poll; who stops polling is too late
+            self.wake_poll()
 
     def urgent(self, packet: Packet) -> None:
         """Send a packet ahead of all that waits."""
@@ -228,7 +233,19 @@ class EngineClient(Client):
 
     def _next_packets(self, most: int) -> list[bytes]:
         outbox = self.outbox
-        return [] if outbox is None else outbox.next_packets(POLL_BYTES, most, now_ms())
+        if outbox is None:
+            return []
+        packets = outbox.next_packets(POLL_BYTES, most, now_ms())
+        if not outbox:
+            self.hub.behind.pop(self, None)
+        return packets
+
+    def _new_outbox(self, wire: Wire) -> Outbox:
+        outbox = super()._new_outbox(wire)
+        if wire is SOCKETIO_POLLING:
+            # Between two polls nobody is slow: as much waits here as the kernel holds for a socket.
+            outbox.lossless = self.hub.settings.delivery.kernel_buffer
+        return outbox
 
     def poll_done(self, answer: PollAnswer) -> None:
         """Note that a GET was answered."""
@@ -281,17 +298,23 @@ class EngineClient(Client):
         """Close the transport; a client that shall stay away is told so first."""
         await self.hub.at_rest(_nothing)  # an upgrade may be waiting for the same
         if not refusal.come_back and not self.engine.closed:
-            for packet in self.dismissal():
-                self.urgent(packet)
+            self._dismiss()
         ws = self._ws
         if ws is None:
             self.engine.end(trio.current_time())
             self.settle()
             return
         self._make_room(refusal)
-        with trio.move_on_after(GOODBYE):
-            await ws.aclose(refusal.code, refusal.reason)
-        ws.close_socket()
+        await ws.say_goodbye(refusal.code, refusal.reason, GOODBYE)
+
+    def _dismiss(self) -> None:
+        """Tell the client's library to stay away, behind all that it is still to be told."""
+        for packet in self.dismissal():
+            if self.outbox is None:
+                self.control(self.wire.packet(packet))
+                continue
+            with suppress(Refusal):  # it is queued all the same
+                self.outbox.put(packet, trio.current_time())
 
     @property
     def ending_code(self) -> int:

@@ -66,9 +66,10 @@ class Mount:
             status, headers = hub.origins.preflight(request)
             await connection.respond(request, status, headers=headers)
             return None
-        if await connection.turned_away(request, None):
-            return None
         client = self._find(request.query.get("sid"))
+        # Who is banned for what he did here is still to be told so by his next poll.
+        if client is None and await connection.turned_away(request, None):
+            return None
         try:
             wanted = wish(
                 request.method,

@@ -69,7 +69,7 @@ class PollAnswer(enum.Enum):
     WAIT = enum.auto()
     PACKETS = enum.auto()
     NOOP = enum.auto()
-    LAST = enum.auto()  # what is left, and the close packet
+    LAST = enum.auto()  # the close packet, behind what is left if there will be no other poll
 
 
 class Due(enum.Enum):
@@ -185,7 +185,9 @@ class EngineSession:
             case State.WEBSOCKET:
                 return PollAnswer.NOOP  # the packets belong to the WebSocket now
             case State.CLOSING:
-                return PollAnswer.LAST
+                # The close goes alone: the official client deals with it before the packets that
+                # stand in front of it in the same answer, and then throws those away.
+                return PollAnswer.PACKETS if packets else PollAnswer.LAST
             case State.CLOSED:
                 # A client that said goodbye itself only wants its poll back.
                 return PollAnswer.NOOP if self._by_client else PollAnswer.LAST

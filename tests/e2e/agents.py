@@ -58,6 +58,11 @@ class Agent:
                 await self._more.wait()
         raise AssertionError(f"no {on} within {PATIENCE:g} s; told: {self.seen[-20:]}")
 
+    async def ever(self, on: str) -> None:
+        """Wait for something of that kind unless it has been told already."""
+        if not self.told(on):
+            await self.until(on)
+
     async def message(self, type_: str) -> dict[str, Any]:
         """Return the next envelope of a type."""
         told = await self.until("message", lambda told: told["envelope"]["type"] == type_)

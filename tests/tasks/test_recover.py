@@ -11,6 +11,7 @@ import trio
 
 from cryptows.config.load import defaults
 from cryptows.config.settings import Recovery
+from cryptows.model.channel import ChannelTable, History
 from tests.tasks.door import Door
 from tests.tasks.test_dashboard import Client, connect, daemon, joined, token
 
@@ -192,13 +193,15 @@ async def test_with_recovery_off_there_is_no_pid(autojump_clock):
 
 
 async def test_what_is_no_longer_kept_cannot_be_recovered(autojump_clock):
-    async with daemon() as door:
+    settings = defaults()
+    short = [attrs.evolve(c, history=History(events=2)) for c in settings.channels.classes]
+    settings = attrs.evolve(settings, channels=ChannelTable(tuple(short)))
+    async with daemon(settings) as door:
         client, granted, offset = await start(door)
         await lose(door, client)
-        await signal(door, 0)
+        for price in range(3):
+            await signal(door, price)
         await door.settled()
-        ring = door.hub.journal.rings["trading_signals"]
-        ring.lost = 1  # the first event has left the ring
 
         await fresh(door, back(granted, offset), granted)
 

@@ -217,8 +217,11 @@ def test_the_last_packets_wait_for_a_poll():
 
     assert session.state is State.CLOSING
     session.start_poll()
-    assert session.poll_answer(False, 101) is PollAnswer.LAST
-    session.finish_poll(PollAnswer.LAST, 101)
+    assert session.poll_answer(True, 101) is PollAnswer.PACKETS
+    session.finish_poll(PollAnswer.PACKETS, 101)
+    session.start_poll()
+    assert session.poll_answer(False, 102) is PollAnswer.LAST
+    session.finish_poll(PollAnswer.LAST, 102)
     assert session.closed
 
 
