@@ -8,6 +8,7 @@ stream speaks again. A client tells its own lag from all these by its heartbeat.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable
 from typing import Any
 
@@ -44,7 +45,7 @@ class Freshness:
             max_age, silent = stream.shelf.rules.max_age, now - stream.heard
             known = self._stale.get(stream)
             data = known
-            if max_age and silent > max_age:
+            if max_age and max_age < silent < math.inf:  # infinity: it has had no event yet
                 since = now_ms - int(silent * 1000) if known is None else known["since"]
                 data = _data(stream, "stale", since)
                 data["producer"] = "quiet" if stream.producer in connected else "no_producer"

@@ -1,6 +1,7 @@
 """What passes a throttle, what is said of the rest, held against a model that keeps everything."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import attrs
