@@ -317,6 +317,10 @@ class House:
         assert isinstance(event, Event)
         return event
 
+    def configured(self, *sets: str) -> Settings:
+        """Return the settings that a reload with these changes would bring."""
+        return configured(*sets)
+
     async def settled(self) -> None:
         """Let everything happen that can happen without time passing."""
         await trio.testing.wait_all_tasks_blocked()
