@@ -51,6 +51,28 @@ class Owner(Protocol):
         ...
 
 
+class _Nobody:
+    """The owner of a connection that has ended."""
+
+    def control(self, frame: bytes) -> None:
+        pass
+
+    def opened(self) -> None:
+        pass
+
+    async def received(self, message: str | bytes) -> None:
+        pass
+
+    def ponged(self) -> None:
+        pass
+
+    def too_long(self, limit: int) -> None:
+        pass
+
+
+_NOBODY = _Nobody()
+
+
 class ClientStream(trio.abc.Stream):
     """A client's socket as trio-websocket sees it. Owns the socket."""
 
@@ -144,8 +166,13 @@ class WebSocket(trio_websocket.WebSocketConnection):
         self.close_socket()
 
     def close_socket(self) -> None:
-        """Close the socket without a goodbye; `serve` returns."""
+        """Close the socket without a goodbye; `serve` returns.
+
+        The owner is let go: client and connection know each other, and their memory would else
+        wait for a full collection, which a daemon with many clients hardly ever makes.
+        """
         self._stream.close()
+        self.hand_over(_NOBODY)
 
     async def _send(self, event: Event) -> None:
         # Our writes never wait, so no lock keeps them apart; waiting for it the library would let
