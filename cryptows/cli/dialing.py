@@ -30,6 +30,8 @@ T = TypeVar("T")
 HANDSHAKE = 10.0  # seconds until somebody must have answered
 # A feed line may have 64 MiB, the highest feed.max_line, and the envelope comes on top.
 MAX_MESSAGE = 65 << 20
+QUEUE = 64  # messages that may wait for us, so that reading goes on meanwhile
+RECEIVE = 64 * 1024  # bytes of one read
 PORTS = {"ws": 80, "wss": 443}
 CLOSED = Ending("the connection was closed during the handshake")
 TOO_SLOW = Ending(f"no answer within {HANDSHAKE:g} s")
@@ -153,6 +155,8 @@ async def _shake_hands(
                 resource,
                 extra_headers=headers,
                 max_message_size=MAX_MESSAGE,
+                message_queue_size=QUEUE,
+                receive_buffer_size=RECEIVE,
             )
     except trio.TooSlowError:
         raise NotConnectedError(TOO_SLOW) from None

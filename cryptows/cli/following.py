@@ -91,7 +91,11 @@ def remarks(message: Message) -> list[str]:
                 f"{d.get('channel')}: denied: {d.get('message')} ({d.get('code')})"
                 for d in data.denied
             ]
-            return [f"subscribed to {', '.join(names)}", *denied]
+            missing = [
+                f"{m.get('channel')}: what came before {m.get('from')} is no longer kept"
+                for m in data.missing
+            ]
+            return [f"subscribed to {', '.join(names)}", *denied, *missing]
         case "error":
             return [f"error: {data.message} ({data.code})"]
         case "connection" | "heartbeat":

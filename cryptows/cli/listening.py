@@ -7,6 +7,7 @@ read it. Whoever uses this decides what to do about it (`tail` comes back, the d
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 import msgspec
@@ -26,6 +27,7 @@ class Data(msgspec.Struct):
 
     channels: list[str] | dict[str, float | None] = []
     denied: list[dict[str, str]] = []
+    missing: list[dict[str, Any]] = []
     code: str = ""
     message: str = ""
     retryAfterMs: float | None = None  # noqa: N815 - the contract's name
@@ -101,22 +103,22 @@ class Listener:
 
     async def _receive(self, connection: WebSocketConnection) -> Ending | None:
         decode = msgspec.json.Decoder(Message).decode
-        while self._refused is None:
-            with trio.move_on_after(self._silence) as patience:
+        with trio.CancelScope() as patience:
+            while self._refused is None:
+                patience.deadline = trio.current_time() + self._silence
                 text = await connection.get_message()
-            if patience.cancelled_caught:
-                return Ending(f"nothing heard for {self._silence:g} s")
-            if isinstance(text, bytes):
-                continue  # nothing in the contract is binary
-            try:
-                message = decode(text)
-            except msgspec.MsgspecError as error:
-                return Ending(f"this is no cryptows: {error}", come_back=False)
-            if message.channel is None:
-                self._note(message)
-            if self.on_message(text, message):
-                return None
-        return self._refused
+                if isinstance(text, bytes):
+                    continue  # nothing in the contract is binary
+                try:
+                    message = decode(text)
+                except msgspec.MsgspecError as error:
+                    return Ending(f"this is no cryptows: {error}", come_back=False)
+                if message.channel is None:
+                    self._note(message)
+                if self.on_message(text, message):
+                    return None
+            return self._refused
+        return Ending(f"nothing heard for {self._silence:g} s")
 
     def _note(self, message: Message) -> None:
         """Take from a message that is no event what concerns the connection."""

@@ -81,6 +81,16 @@ async def test_a_lost_connection_comes_back_after_a_while_and_asks_for_what_it_m
     assert "ws://daemon/ws: cannot connect: Connection refused; again in" in err
 
 
+async def test_what_is_no_longer_kept_is_told(nursery, autojump_clock, capsys):
+    answer = confirmed("market_data")
+    answer["data"]["missing"] = [{"channel": "market_data", "recovered": False, "from": "e.9"}]
+
+    await follow(nursery, says(answer, event(10)), count=1, since="e.2")
+
+    said = "cryptows: market_data: what came before e.9 is no longer kept"
+    assert said in capsys.readouterr().err.splitlines()
+
+
 async def test_what_came_before_a_first_event_is_asked_for_too(nursery, autojump_clock):
     daemon = await follow(
         nursery,
