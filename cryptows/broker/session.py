@@ -96,14 +96,18 @@ class Session:
 
         Raises Refusal(4001) when the token belongs to another user than the session.
         """
-        if self.authenticated and identity.user_id != self.identity.user_id:
-            raise Refusal(4001, "the token belongs to another user", come_back=False)
+        self.check_user(identity)
         if not self.step(Step.AUTHENTICATE):
             raise Refusal(4001, "the session has ended", come_back=False)
         self.identity = identity
         lost = tuple(p for p in self.patterns if self._why_not(p, table) is not None)
         self.patterns = self.patterns.difference(lost)
         return lost
+
+    def check_user(self, identity: Identity) -> None:
+        """Raise Refusal(4001) for a token of another user than the session's."""
+        if self.authenticated and identity.user_id != self.identity.user_id:
+            raise Refusal(4001, "the token belongs to another user", come_back=False)
 
     def may(self, rules: ChannelClass, owner: str | None) -> bool:
         """Whether this client may subscribe to a channel (`owner`: the user it belongs to)."""

@@ -33,6 +33,9 @@ from wsproto.events import (
     Pong,
     TextMessage,
 )
+from wsproto.events import (
+    Event as WsEvent,
+)
 
 from cryptows.broker.auth import make_token
 from cryptows.broker.health import State
@@ -96,17 +99,18 @@ class Screen:
     _at: int = 0
     _ids: Callable[[], int] = attrs.field(factory=lambda: itertools.count(1).__next__)
     _text: str = ""
+    _sending: trio.Lock = attrs.field(factory=trio.Lock)
 
     # what it sends
 
     async def send(self, message: dict[str, Any] | str | bytes) -> None:
-        """Send a message; an object as JSON."""
+        """Send a message, an object as JSON; nothing once the connection is closing."""
         if isinstance(message, dict):
             message = json.dumps(message)
         event: Message[Any] = (
             TextMessage(message) if isinstance(message, str) else BytesMessage(message)
         )
-        await self.stream.send_all(self.ws.send(event))
+        await self._send(event)
 
     async def ask(self, type_: str, **fields: Any) -> dict[str, Any]:
         """Send a request; return its answer, skipping other messages."""
@@ -116,7 +120,7 @@ class Screen:
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Say goodbye."""
-        await self.stream.send_all(self.ws.send(CloseConnection(code, reason)))
+        await self._send(CloseConnection(code, reason))
 
     # whether it reads
 
@@ -195,19 +199,25 @@ class Screen:
         elif isinstance(event, Ping):
             self.pings.append(now)
             if self.pongs:
-                await self._try_to_send(event.response())
+                await self._send(event.response())
         elif isinstance(event, Pong):
             self.ponged.append(bytes(event.payload))
         elif isinstance(event, CloseConnection):
             self.closed = (int(event.code), event.reason or "")
             if self.ws.state is ConnectionState.REMOTE_CLOSING:
-                await self._try_to_send(event.response())
+                await self._send(event.response())
 
-    async def _try_to_send(self, event: Pong | CloseConnection) -> None:
-        try:
-            await self.stream.send_all(self.ws.send(event))
-        except trio.BrokenResourceError:
-            self.reset = True
+    async def _send(self, event: WsEvent) -> None:
+        closing = isinstance(event, CloseConnection)
+        async with self._sending:
+            if self.ws.state is not ConnectionState.OPEN and not (
+                closing and self.ws.state is ConnectionState.REMOTE_CLOSING
+            ):
+                return
+            try:
+                await self.stream.send_all(self.ws.send(event))
+            except trio.BrokenResourceError:
+                self.reset = True
 
 
 @attrs.define(eq=False)
@@ -296,10 +306,9 @@ class House:
         if token is not None:
             headers = (*headers, ("Authorization", f"Bearer {token}"))
         await stream.send_all(upgrade(path, headers))
-        answer = b""
         with trio.fail_after(PATIENCE):
-            while b"\r\n\r\n" not in answer:
-                answer += await stream.receive_some(1)
+            answer = await stream.socket.recv(4096, socket.MSG_PEEK)  # written in one piece
+        answer = await stream.receive_some(answer.index(b"\r\n\r\n") + 4)
         return Screen(stream, self.nursery, answer)
 
     async def publish(self, *events: dict[str, Any] | Event) -> Replies:
