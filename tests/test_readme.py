@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from bench.report import splice
 from cryptows import __version__
 from cryptows.broker.counters import KNOWN_CODES
 from cryptows.cli import COMMANDS, cli
+from cryptows.cli.config_ import config
+from cryptows.cli.token_ import token
 from cryptows.config.declared import CHANNEL_RULES, SETTINGS
 from cryptows.config.layers import Document
 from cryptows.config.load import defaults, load
@@ -75,9 +78,8 @@ def test_every_piece_of_configuration_loads_without_a_warning(block):
 def test_every_setting_that_is_named_exists():
     sections = {key.partition(".")[0] for key in SETTINGS}
     named = set(re.findall(rf"`((?:{'|'.join(sections)})\.[a-z_]+)", README))
-    files = {"config.toml", "log.jsonl", "feed.sock"}
 
-    assert named - set(SETTINGS) - files == set()
+    assert named - set(SETTINGS) - {"feed.sock"} == set()
 
 
 def test_every_channel_every_rule_and_every_event_type_has_its_row():
@@ -100,7 +102,12 @@ def test_every_command_that_is_named_exists_and_every_one_that_exists_is_named()
     named = set(re.findall(r"\bcryptows ([a-z]+)\b", "\n".join(code_of(README))))
     run = set(re.findall(r"\./run ([a-z]+)\b", README))
 
+    whole = set(re.findall(r"\bcryptows ([a-z]+ [a-z]+)\b", "\n".join(code_of(README))))
+    groups = {"config": config, "token": token}
+    of_groups = {f"{name} {sub}" for name, group in groups.items() for sub in group.commands}
+
     assert named == set(COMMANDS)
+    assert {name for name in whole if name.split()[0] in groups} == of_groups
     assert run <= {*COMMANDS, "test", "bench"}
 
 
@@ -188,6 +195,20 @@ def test_every_exit_code_has_its_row():
 
 
 # --- snippets
+
+
+def test_every_line_of_json_is_json():
+    lines = [line for block in blocks("json") for line in block.splitlines()]
+
+    assert len(lines) > 10
+    for line in lines:
+        assert isinstance(json.loads(line), dict), line
+
+
+def test_every_piece_of_python_compiles():
+    assert blocks("python")
+    for block in blocks("python"):
+        compile(block, "README.md", "exec")
 
 
 class Page(HTMLParser):
