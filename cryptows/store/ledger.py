@@ -14,7 +14,7 @@ them or is behind them. That is at least once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import attrs
 import structlog
@@ -93,6 +93,13 @@ class Ledger:
         if len(self.cursors) >= MAX_CURSORS:
             del self.cursors[next(iter(self.cursors))]
         self.cursors[user_id] = position
+
+    def last_lost(self, channels: Collection[str]) -> int:
+        """Return the position of the last event of these channels that is not kept; 0: none is.
+
+        As far as it is not in the file, where that is written as soon as the disk takes it.
+        """
+        return max((n for (name, _), (_, n) in self.lost.items() if name in channels), default=0)
 
     # -- commits -----------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ OVERHEAD = 200  # bytes that an event costs beside its envelope, about
 
 T = TypeVar("T")
 Hop = Callable[[Callable[[], T], trio.CapacityLimiter], Awaitable[T]]
-Key = tuple[tuple[str, ...], int, int, int | None]
+Key = tuple[tuple[str, ...], int, int]  # channels, since, limit
 
 
 async def in_thread(call: Callable[[], T], limiter: trio.CapacityLimiter) -> T:
@@ -51,8 +51,8 @@ class Pages:
     def put(self, key: Key, page: list[StoredEvent]) -> None:
         """Remember a page; the ones not asked for longest make room."""
         size = sum(len(event.envelope) + OVERHEAD for event in page)
+        self._size += size - self._pages.pop(key, (0, page))[0]
         self._pages[key] = (size, page)
-        self._size += size
         while self._size > PAGES:
             self._size -= self._pages.popitem(last=False)[1][0]
 
@@ -78,10 +78,10 @@ class Reader:
         self, channels: Sequence[str], since: int, limit: int, until: int | None, newest: bool
     ) -> Sequence[StoredEvent]:
         """See StoreTask.read."""
-        key = (tuple(channels), since, limit, until)
+        key = (tuple(channels), since, limit)
         async with self._turn:  # whoever waited for the same page finds it remembered
             page = None if newest else self._pages.get(key)
-            if page is None:
+            if page is None or (until is not None and page[-1].n > until):
                 page = await self._ask(
                     functools.partial(self._database.read, channels, since, limit, until, newest)
                 )

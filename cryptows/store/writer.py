@@ -133,7 +133,8 @@ class StoreTask:
 
         Ask after the last read(): what was pruned meanwhile is then told rather than hidden.
         """
-        return await self._reader.floor(channels)
+        kept = await self._reader.floor(channels)
+        return max(kept, self._ledger.last_lost(channels))
 
     async def aclose(self) -> None:
         """Refuse new appends, commit and answer those that wait, close the file.

@@ -304,7 +304,9 @@ async def test_full_pages_are_read_once_and_the_end_each_time(autojump_clock, be
     bench.put(7)
     await wait_all_tasks_blocked()
     assert [e.n for e in await newest()] == [7, 6]
-    assert [e.n for e in await bench.task.read(["user_1_trades"], 0, 9, until=2)] == [1, 2]
+    assert [e.n for e in await bench.task.read(["user_1_trades"], 0, 3, until=2)] == [1, 2]
+    assert await bench.task.read(["user_1_trades"], 0, 3, until=3) is first
+    assert await bench.task.read(["user_1_trades"], 0, 3, until=4) is first
 
 
 async def test_remembered_pages_are_bounded(autojump_clock, bench, monkeypatch):
