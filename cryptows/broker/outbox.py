@@ -46,7 +46,7 @@ class Outbox:
     wire: Wire
     max_bytes: int
     max_lag: float
-    lossless: int = 0  # bytes that may wait before events replace each other
+    patience: float = 0.0  # seconds that something may wait before events replace each other
     skipped: int = 0  # events replaced so far, for the client's heartbeat
     size: int = attrs.field(default=0, init=False)
     _order: int = attrs.field(default=0, init=False)
@@ -74,6 +74,8 @@ class Outbox:
         """Queue several; raises like `put`."""
         for item in items:
             self._queue(item, now)
+            if self.size > self.max_bytes:
+                break
         self._check_size()
 
     def _queue(self, item: Record | Packet, now: float) -> None:
@@ -83,7 +85,7 @@ class Outbox:
         if (
             isinstance(item, Packet)
             or item.lane is not Lane.MARKET
-            or (self.size <= self.lossless and item.stream not in self._market)
+            or (self.patience and item.stream not in self._market and self._is_patient(now))
         ):
             self._private.append(_Waiting(self._order, now, size, item))
             return
@@ -97,6 +99,9 @@ class Outbox:
         waiting.first_skipped = waiting.first_skipped or waiting.item.seq
         waiting.order, waiting.since, waiting.size, waiting.item = self._order, now, size, item
         self._market[item.stream] = waiting  # at the end: the dict is in the order of `order`
+
+    def _is_patient(self, now: float) -> bool:
+        return self.lag(now) <= self.patience and self.size <= self.max_bytes // 2
 
     def put_control(self, frame: bytes) -> None:
         """Queue a whole control frame ahead of everything but the frame being written."""
@@ -185,7 +190,10 @@ class Outbox:
         self._control.extend([frame(self._control.popleft()) for _ in range(len(self._control))])
 
     def next_packets(self, limit: int, most: int, now_ms: int) -> list[bytes]:
-        """Return up to `most` whole packets of about `limit` bytes, and forget them (polling)."""
+        """Return up to `most` whole packets of about `limit` bytes, and forget them (polling).
+
+        `most` is at least 2 more than control frames there may be: a record and what it skipped.
+        """
         packets: list[bytes] = [*self._control]
         self._control.clear()
         for group in self._take(limit, most - len(packets), now_ms):
@@ -199,7 +207,7 @@ class Outbox:
         while size < limit and count < most:
             if not self._round and not self._open_round():
                 break
-            if self._round[0].first_skipped and count + 2 > most and taken:
+            if self._round[0].first_skipped and count + 2 > most:
                 break
             waiting = self._round.popleft()
             if not taken:

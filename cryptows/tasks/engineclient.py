@@ -43,6 +43,7 @@ PROTOCOL_ERROR = 1002  # RFC 6455 7.4.1; the reference closes without a code
 GRACE = 0.025  # seconds; connections are served in no particular order
 PAUSE = 64  # packets of one POST before the other tasks get a turn
 LOST = 1006  # the same: the connection broke without a goodbye
+PATIENCE = 5  # polls that may be missed, so to say, until `delivery.max_lag` ends a client
 POLL_BYTES = 64 * 1024  # about how much one GET brings
 LEFT = Refusal(1000, "closed by the client", come_back=True)
 
@@ -243,8 +244,8 @@ class EngineClient(Client):
     def _new_outbox(self, wire: Wire) -> Outbox:
         outbox = super()._new_outbox(wire)
         if wire is SOCKETIO_POLLING:
-            # Between two polls nobody is slow: as much waits here as the kernel holds for a socket.
-            outbox.lossless = self.hub.settings.delivery.kernel_buffer
+            # Between two polls nobody is slow; who takes longer gets the newest events only.
+            outbox.patience = outbox.max_lag / PATIENCE
         return outbox
 
     def poll_done(self, answer: PollAnswer) -> None:

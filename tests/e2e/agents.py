@@ -21,7 +21,7 @@ import pytest
 import trio
 
 HERE = Path(__file__).parent
-PATIENCE = 15.0  # seconds until something that should happen counts as missing
+PATIENCE = 30.0  # seconds until something that should happen counts as missing
 
 needs_node = pytest.mark.skipif(
     shutil.which("node") is None or not (HERE / "node_modules" / "socket.io-client").is_dir(),

@@ -1,7 +1,7 @@
-// Many official clients in one process, each of which checks by itself that `market_data` comes
+// Many official clients in one process, each of which checks by itself that its symbol's events come
 // complete and in order while it moves from polling to WebSocket.
 //
-//   {"do":"open","url":…,"token":…,"clients":200}   {"do":"expect","last":4711}
+//   {"do":"open","url":…,"token":…,"clients":200,"symbols":20}   {"do":"expect","last":{"S0":4700,…}}
 
 import { io } from "socket.io-client";
 import { createInterface } from "node:readline";
@@ -11,24 +11,23 @@ const clients = [];
 let upgraded = 0;
 let faults = [];
 
-function join(url, token, index) {
+function join(url, token, index, symbol) {
   const socket = io(url, { auth: { token }, forceNew: true, reconnection: false });
-  const client = { last: undefined, seq: undefined };
+  const client = { last: undefined, seq: undefined, symbol };
   clients.push(client);
   const fault = (text) => faults.length < 20 && faults.push(`client ${index}: ${text}`);
-  socket.on("connect", () => {
+  socket.io.on("open", () => {
     socket.io.engine.on("upgrade", () => {
       if (++upgraded === total) say("upgraded");
     });
     socket.io.engine.on("upgradeError", (error) => fault(`upgrade: ${error.message}`));
-    socket.emit("subscribe", { channels: ["market_data"] });
   });
+  socket.on("connect", () => socket.emit("subscribe", { channels: [`market_data:${symbol}`] }));
   socket.on("message", (m) => {
     if (m.type !== "market_data_update" || m.snapshot) return;
     if (client.seq !== undefined && m.seq !== client.seq + 1) fault(`seq ${m.seq} after ${client.seq}`);
     client.seq = m.seq;
     client.last = m.data.price;
-    client.done?.();
   });
   socket.on("disconnect", (reason) => fault(`disconnect: ${reason}`));
   socket.on("connect_error", (error) => fault(`connect_error: ${error.message}`));
@@ -36,16 +35,16 @@ function join(url, token, index) {
 
 let total = 0;
 const commands = {
-  open({ url, token, clients: count }) {
+  open({ url, token, clients: count, symbols }) {
     total = count;
     // Spread over a second, so that upgrades begin and end at different moments of the flow.
-    for (let i = 0; i < count; i++) setTimeout(() => join(url, token, i), (i * 1000) / count);
+    for (let i = 0; i < count; i++) setTimeout(() => join(url, token, i, `S${i % symbols}`), (i * 1000) / count);
   },
   async expect({ last }) {
     const deadline = Date.now() + 10000;
-    while (clients.some((c) => c.last !== last) && Date.now() < deadline)
+    while (clients.some((c) => c.last !== last[c.symbol]) && Date.now() < deadline)
       await new Promise((resolve) => setTimeout(resolve, 20));
-    const late = clients.filter((c) => c.last !== last).length;
+    const late = clients.filter((c) => c.last !== last[c.symbol]).length;
     if (late) faults.push(`${late} clients did not get the last event`);
     say("result", { faults, upgraded });
   },
