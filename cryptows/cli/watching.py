@@ -85,13 +85,21 @@ class Watcher:
             self.on_confirmed()
         data = msgspec.json.decode(message.data)
         if message.type == "skipped":
-            self.skipped += data["count"]
-            self._seqs[data["channel"], data["symbol"]] = data["toSeq"]
+            self._note_skipped(data)
         elif message.channel in self.views:
             if not message.snapshot and message.seq is not None:
                 self._check(message.channel, data.get("symbol"), message.seq)
             self.views[message.channel].take(message.type, data, message.timestamp, now_ms)
         return False
+
+    def _note_skipped(self, data: dict[str, Any]) -> None:
+        """Go on after the gap; where it is not told in numbers, begin anew."""
+        stream = (data["channel"], data["symbol"])
+        self.skipped += data["count"] or 0
+        if data["toSeq"] is None:
+            self._seqs.pop(stream, None)
+        else:
+            self._seqs[stream] = data["toSeq"]
 
     def _check(self, channel: str, symbol: str | None, seq: int) -> None:
         expected = self._seqs.get((channel, symbol), seq - 1) + 1

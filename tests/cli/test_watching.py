@@ -65,6 +65,19 @@ def test_a_gap_in_seq_is_a_loss_unless_it_was_told():
     assert watcher.views["market_data"].count == 3
 
 
+def test_a_gap_without_numbers_begins_the_count_anew():
+    watcher = a_watcher(range(1000, 2000))
+    skipped = msgspec.json.encode(
+        {"channel": "market_data", "symbol": "BTCUSDT", "count": None, "toSeq": None}
+    )
+
+    watcher.take("", an_event(5))
+    watcher.take("", Message("skipped", msgspec.Raw(skipped)))
+    watcher.take("", an_event(10))
+
+    assert (watcher.lost, watcher.skipped) == (0, 0)
+
+
 def test_each_symbol_has_its_own_seq_and_snapshots_have_none():
     watcher = a_watcher(range(1000, 2000))
 
