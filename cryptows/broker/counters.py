@@ -134,7 +134,7 @@ class Gauges:
     subscriptions: int = 0  # patterns of all clients
     streams: int = 0  # (channel, symbol) pairs that have a `seq`
     throttlers: int = 0  # streams whose throttle is in force
-    cached: int = 0  # last values kept for snapshots
+    cached: int = 0  # events that throttles keep
     producers: int = 0  # feed connections
     queued_events: int = 0  # accepted and not yet dispatched
     slow_clients: int = 0  # those that are behind

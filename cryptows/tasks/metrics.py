@@ -85,7 +85,7 @@ GAUGES: tuple[tuple[str, str, str], ...] = (
     ("subscriptions", "subscriptions", "Subscriptions of all clients"),
     ("streams", "streams", "Streams (channel and symbol) known"),
     ("throttlers", "active_throttlers", "Streams whose throttle is in force"),
-    ("cached", "cached_entries", "Last values kept for snapshots"),
+    ("cached", "cached_entries", "Events that a throttle keeps for the end of its interval"),
     ("producers", "producers", "Feed connections"),
     ("queued_events", "queued_events", "Events accepted and not yet dispatched"),
     ("slow_clients", "slow_clients", "Clients that are behind"),
