@@ -21,14 +21,14 @@ class Due:
 
 @attrs.define
 class Pulse:
-    """The heartbeat of a client that connected at `_pinged_at`. Times in seconds, one clock."""
+    """The heartbeat of a client. Times in seconds of one clock."""
 
     interval: float
     timeout: float
-    _pinged_at: float
+    _pinged_at: float  # at first: when it connected
     _waiting: bool = attrs.field(default=False, init=False)
 
-    def pong(self, now: float) -> None:
+    def pong(self) -> None:
         """Note a pong."""
         self._waiting = False
 

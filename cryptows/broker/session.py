@@ -1,8 +1,8 @@
 """The state of one client: who it is, what it subscribed to, and whether it is still welcome.
 
 A session begins anonymous or authenticated and ends once, for one reason. Its steps are a table, so
-that a step which must not happen is a bug that shows. Whether a channel may be subscribed is decided
-here and only here. Protocol sections 3 and 4.
+that a step which must not happen is a bug that shows. Whether a channel may be subscribed is
+decided here and only here. Protocol sections 3 and 4.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ STEPS: dict[tuple[State, Step], State] = {
 
 @attrs.frozen
 class Subscribed:
-    """The outcome of a subscribe request: the whole new set, what is new in it, and what was denied."""
+    """The outcome of a subscribe request: the whole new set, what was granted of it or denied."""
 
     patterns: frozenset[Pattern]
     granted: tuple[Pattern, ...]
@@ -100,6 +100,10 @@ class Session:
         if not self.step(Step.AUTHENTICATE):
             raise Refusal(4001, "the session has ended", come_back=False)
         self.identity = identity
+        return self.review(table)
+
+    def review(self, table: ChannelTable) -> tuple[Pattern, ...]:
+        """Drop the subscriptions that are not allowed (any more), and return them."""
         lost = tuple(p for p in self.patterns if self._why_not(p, table) is not None)
         self.patterns = self.patterns.difference(lost)
         return lost
@@ -111,17 +115,15 @@ class Session:
 
     def may(self, rules: ChannelClass, owner: str | None) -> bool:
         """Whether this client may subscribe to a channel (`owner`: the user it belongs to)."""
-        role = self.identity.role
-        match rules.access:
-            case Access.PUBLIC:
-                return True
-            case Access.AUTHENTICATED:
-                return self.authenticated
-            case Access.USER:
-                own = self.authenticated and self.identity.user_id == owner
-                return own or role is Role.SUPER_ADMIN
-            case Access.ADMIN:
-                return role in _ADMINS
+        access, role = rules.access, self.identity.role
+        if access is Access.PUBLIC:
+            return True
+        if access is Access.AUTHENTICATED:
+            return self.authenticated
+        if access is Access.USER:
+            own = self.authenticated and self.identity.user_id == owner
+            return own or role is Role.SUPER_ADMIN
+        return role in _ADMINS
 
     def available(self, table: ChannelTable) -> list[str]:
         """The channels this client may subscribe to; its own of each per-user family."""
@@ -140,7 +142,7 @@ class Session:
         patterns = set(self.patterns)
         granted: dict[Pattern, None] = {}
         denied = []
-        for text in asked:
+        for text in dict.fromkeys(asked):
             pattern = Pattern.parse(text)
             why = self._why_not(pattern, table)
             if why is None and pattern not in patterns and len(patterns) >= most:

@@ -76,7 +76,7 @@ class NativeClient(Client):
 
     def ponged(self) -> None:
         self.hub.counters.pongs += 1
-        self.pulse.pong(trio.current_time())
+        self.pulse.pong()
 
     def too_long(self, limit: int) -> None:
         self.end(Refusal(1009, f"message over {limit} bytes", come_back=True))
