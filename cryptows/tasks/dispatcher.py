@@ -178,10 +178,13 @@ class Dispatcher:
                 try:
                     if client.outbox is not None:
                         client.queue(records)
-                    elif (sent := client.send(data)) != size:
-                        client.fall_behind(records, sent)
-                except BlockingIOError:
-                    client.fall_behind(records, 0)
+                    else:
+                        try:
+                            sent = client.send(data)
+                        except BlockingIOError:
+                            sent = 0
+                        if sent != size:
+                            client.fall_behind(records, sent)
                 except OSError:
                     client.broken()
                 except Exception as error:

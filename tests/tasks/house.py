@@ -300,9 +300,10 @@ class House:
         token: str | None = None,
         path: str = "/ws",
         address: str | None = CLIENT,
+        stream: trio.SocketStream | None = None,
     ) -> Screen:
         """Shake hands; nothing is read but the head of the answer, whichever it is."""
-        stream = self.dial(address)
+        stream = stream or self.dial(address)
         if token is not None:
             headers = (*headers, ("Authorization", f"Bearer {token}"))
         await stream.send_all(upgrade(path, headers))

@@ -125,12 +125,12 @@ async def test_a_storm_of_connections_lets_other_tasks_have_their_turn(tmp_path,
     listener = listening(path)
     async with house("limits.accept_rate=100000") as home:
         with ExitStack() as stack:
-            connect(stack, path, 3 * module.BURST)
+            connect(stack, path, 6 * module.BURST)
             most, turns = 0, 0
 
             async def watch():
                 nonlocal most, turns
-                while len(listener.accepted) < 3 * module.BURST:
+                while len(listener.accepted) < 6 * module.BURST:
                     before = len(listener.accepted)
                     await trio.lowlevel.checkpoint()
                     most = max(most, len(listener.accepted) - before)
@@ -141,7 +141,7 @@ async def test_a_storm_of_connections_lets_other_tasks_have_their_turn(tmp_path,
             await trio.sleep(1)
             home.nursery.cancel_scope.cancel()
 
-    assert most <= module.BURST
+    assert most <= 2 * module.BURST  # a task's turns come in no particular order
     assert turns >= 3
 
 
