@@ -8,11 +8,14 @@ is told before the next. Control frames overtake both, but never cut into a fram
 What is sent next is settled in rounds: a round takes all that waits, in the order it came, and goes
 out unchanged while newer events gather behind it. So offsets only grow on the wire, which recovery
 relies on, and a stream that quotes without pause is not put off for ever by its own next event.
+What was skipped is told where the first skipped event would have stood: a client that loses its
+connection between there and the next event, and recovers by a later offset, knows of it.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
@@ -37,6 +40,7 @@ class _Waiting:
     size: int
     item: Record | Packet
     first_skipped: int = 0  # the first `seq` that this record replaced; 0: none
+    first_order: int = 0  # the place of that one
 
 
 @attrs.define
@@ -96,7 +100,8 @@ class Outbox:
         self.skipped += 1
         self.size -= waiting.size
         assert isinstance(waiting.item, Record)
-        waiting.first_skipped = waiting.first_skipped or waiting.item.seq
+        if not waiting.first_skipped:
+            waiting.first_skipped, waiting.first_order = waiting.item.seq, waiting.order
         waiting.order, waiting.since, waiting.size, waiting.item = self._order, now, size, item
         self._market[item.stream] = waiting  # at the end: the dict is in the order of `order`
 
@@ -160,7 +165,7 @@ class Outbox:
             self._writing_since = now
             parts = [*self._control]
             self._control.clear()
-            parts += [p for part in self._take(limit, 1 << 30, now_ms) for p in part]
+            parts += self._take(limit, 1 << 30, now_ms)
             if self._last and not self._queued:
                 parts.append(self._last)
                 self._last = b""
@@ -190,57 +195,50 @@ class Outbox:
         self._control.extend([frame(self._control.popleft()) for _ in range(len(self._control))])
 
     def next_packets(self, limit: int, most: int, now_ms: int) -> list[bytes]:
-        """Return up to `most` whole packets of about `limit` bytes, and forget them (polling).
-
-        `most` is at least 2 more than control frames there may be: a record and what it skipped.
-        """
-        packets: list[bytes] = [*self._control]
+        """Return up to `most` whole packets of about `limit` bytes, and forget them (polling)."""
+        control = [*self._control]
         self._control.clear()
-        for group in self._take(limit, most - len(packets), now_ms):
-            packets += group
-        return packets
+        return control + self._take(limit, most - len(control), now_ms)
 
-    def _take(self, limit: int, most: int, now_ms: int) -> list[list[bytes]]:
+    def _take(self, limit: int, most: int, now_ms: int) -> list[bytes]:
         """Take items off the round, opening a new one when it has ended."""
-        taken: list[list[bytes]] = []
-        size = count = 0
-        while size < limit and count < most:
-            if not self._round and not self._open_round():
-                break
-            if self._round[0].first_skipped and count + 2 > most:
-                break
+        taken: list[bytes] = []
+        size = 0
+        while size < limit and len(taken) < most and (self._round or self._open_round(now_ms)):
             waiting = self._round.popleft()
             if not taken:
                 self._writing_since = waiting.since
-            group = self._encode(waiting, now_ms)
-            taken.append(group)
+            taken.append(self._bytes(waiting.item))
             self.size -= waiting.size
-            size += sum(map(len, group))
-            count += len(group)
+            size += len(taken[-1])
         return taken
 
     def _bytes(self, item: Record | Packet) -> bytes:
         return self.wire.record(item) if isinstance(item, Record) else self.wire.packet(item)
 
-    def _open_round(self) -> bool:
+    def _open_round(self, now_ms: int) -> bool:
         """Settle all that waits, in the order it came, as what is sent next."""
-        waiting = self._private + list(self._market.values())
-        waiting.sort(key=lambda w: w.order)
-        self._round.extend(waiting)
+        told = [self._skipped(w, now_ms) for w in self._market.values() if w.first_skipped]
+        settled = sorted([*self._private, *self._market.values(), *told], key=lambda w: w.order)
+        since = math.inf
+        for waiting in reversed(settled):  # what is told is as old as what comes after it
+            waiting.since = since = min(waiting.since, since)
+        self._round.extend(settled)
         self._private.clear()
         self._market.clear()
         return bool(self._round)
 
-    def _encode(self, waiting: _Waiting, now_ms: int) -> list[bytes]:
-        item = waiting.item
-        if isinstance(item, Packet):
-            return [self.wire.packet(item)]
-        if not waiting.first_skipped:
-            return [self.wire.record(item)]
-        told = envelope.skipped(
-            item.channel, item.symbol, waiting.first_skipped, item.seq - 1, "slow", now_ms
+    def _skipped(self, waiting: _Waiting, now_ms: int) -> _Waiting:
+        """Return what tells the client of the events that this one replaced."""
+        record = waiting.item
+        assert isinstance(record, Record)
+        text = envelope.skipped(
+            record.channel, record.symbol, waiting.first_skipped, record.seq - 1, "slow", now_ms
         )
-        return [self.wire.packet(self.wire.message(told)), self.wire.record(item)]
+        packet = self.wire.message(text)
+        size = len(self.wire.packet(packet))
+        self.size += size
+        return _Waiting(waiting.first_order, math.inf, size, packet)
 
 
 def _too_slow(behind: str) -> Refusal:
