@@ -26,9 +26,10 @@ from cryptows.broker.replay import (
     LAST,
     Query,
     Recover,
+    is_large,
+    marked,
     read_offset,
     read_query,
-    replayed,
     snapshot_of,
 )
 from cryptows.broker.routes import Audience, Routes
@@ -36,6 +37,7 @@ from cryptows.broker.session import Session, Subscribed
 from cryptows.config.settings import Settings
 from cryptows.model.channel import ChannelTable, Pattern
 from cryptows.model.errors import CryptowsError, Refusal, RequestError
+from cryptows.model.event import Record
 from cryptows.wire import envelope
 from cryptows.wire.requests import Request
 
@@ -258,12 +260,15 @@ class Answers:
             raise RequestError("unauthorized", "authenticate first: a token is required here")
 
     def _plan(self, peer: Peer, request: Request) -> Recover | None:
-        """Return the plan of a request with `since`; None: it can be answered at once."""
-        if request.since is None:
-            return None
+        """Return the plan of a request that takes reading; None: it can be answered at once."""
         outcome = self._decide(peer, request)
         if not outcome.granted:
             return None
+        if request.since is None:
+            most = self.desk.settings.delivery.outbox
+            if not is_large(self._last_values(peer, outcome), most):
+                return None
+            return Recover(request, outcome.patterns, outcome.granted, outcome.denied, None)
         known, since, last = True, 0, request.since == LAST
         if last:
             if not peer.session.authenticated:
@@ -280,6 +285,12 @@ class Answers:
         most = self.desk.settings.limits.subscriptions
         return peer.session.subscribe(request.channels, self.desk.table, most)
 
+    def _last_values(self, peer: Peer, outcome: Subscribed) -> list[Record]:
+        """Return what is the case on the channels that a client is about to subscribe to."""
+        new = [p for p in outcome.granted if p not in peer.session.patterns]
+        journal = self.desk.journal
+        return snapshot_of(journal, self.desk.table, new, dict.fromkeys(new, journal.n))
+
     def _subscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
         """Confirm, send the last values, and be live, all at one position of the journal."""
         session = peer.session
@@ -293,15 +304,14 @@ class Answers:
             self._error(peer, error, request, now_ms)
             return
         new = [p for p in outcome.granted if p not in session.patterns]
+        values = self._last_values(peer, outcome)
         self._route(peer, outcome.patterns)
         data = {"channels": [str(p) for p in outcome.granted], "denied": outcome.denied}
         confirmed = envelope.message("subscription_confirmed", data, now_ms, request.id)
-        journal = self.desk.journal
-        values = snapshot_of(journal, self.desk.table, new, dict.fromkeys(new, journal.n))
         peer.answer(request, confirmed)
         notices = [(text, None) for text in self.desk.freshness.notices(new, now_ms)]
         if values or notices:
-            peer.messages([*replayed(values, "snapshot"), *notices])
+            peer.messages([*marked(values, "snapshot"), *notices])
 
     def _acknowledge(self, peer: Peer, request: Request, now_ms: int) -> None:
         """Keep how far a user has got, for `since: "last"`."""
@@ -356,6 +366,7 @@ class Answers:
         peer.answer(request, envelope.message("authenticated", data, now_ms, request.id))
 
     def _take_identity(self, peer: Peer, identity: Identity) -> None:
+        peer.session.check_user(identity)  # before the seat, which would be another user's then
         peer.seat_as(identity.user_id)
         lost = peer.session.authenticate(identity, self.desk.table)
         if lost:

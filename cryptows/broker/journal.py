@@ -12,9 +12,11 @@ stays below it: a client that has seen `n` has been sent everything up to `n`.
 from __future__ import annotations
 
 import bisect
+import heapq
+import itertools
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import attrs
@@ -74,6 +76,10 @@ class Ring:
         first = bisect.bisect_right(self._records, n, lo=self._start, key=_position)
         return self._records[first : first + most]
 
+    def backwards(self) -> Iterator[Record]:
+        """Return the records, newest first; nothing may be added meanwhile."""
+        return (self._records[at] for at in range(len(self._records) - 1, self._start - 1, -1))
+
     def _drop(self) -> None:
         record = self._records[self._start]
         self.bytes -= len(record.envelope)
@@ -86,6 +92,24 @@ class Ring:
 
 def _position(record: Record) -> int:
     return record.n
+
+
+def _covered(records: list[Record], patterns: Mapping[Pattern, int]) -> list[Record]:
+    """Return the records of one channel that any of its patterns covers after its position."""
+    if len(patterns) == 1 and next(iter(patterns)).symbol is None:
+        return records  # which were asked for after its position
+    symbols: dict[str | None, int] = {}
+    others = []
+    for pattern, n in patterns.items():
+        if pattern.symbol is None or pattern.is_glob:
+            others.append((pattern, n))
+        else:
+            symbols[pattern.symbol] = n
+    return [
+        r for r in records
+        if r.n > symbols.get(r.symbol, r.n)
+        or any(r.n > n and pattern.matches(r.symbol) for pattern, n in others)
+    ]  # fmt: skip
 
 
 @attrs.define(eq=False)
@@ -221,17 +245,35 @@ class Journal:
 
         At most about `most` records; what lies up to the position returned is complete.
         """
-        found: dict[int, Record] = {}
-        end = self.n
+        by_channel: dict[str, dict[Pattern, int]] = {}
         for pattern, n in starts.items():
-            shelf = self._shelves.get(pattern.channel)
+            by_channel.setdefault(pattern.channel, {})[pattern] = n
+        found = []
+        end = self.n
+        for channel, patterns in by_channel.items():
+            shelf = self._shelves.get(channel)
             if shelf is None:
                 continue
-            records = shelf.ring.after(n, most)
+            records = shelf.ring.after(min(patterns.values()), most)
             if len(records) == most:
                 end = min(end, records[-1].n)
-            found |= {r.n: r for r in records if pattern.matches(r.symbol)}
-        return [found[n] for n in sorted(found) if n <= end], end
+            found.append(_covered(records, patterns))
+        if len(found) == 1:
+            return found[0], end
+        return [r for r in heapq.merge(*found, key=_position) if r.n <= end], end
+
+    def newest(self, pattern: Pattern, since: int, most: int) -> list[Record]:
+        """Return the last records that a pattern covers after a position, newest first."""
+        shelf = self._shelves.get(pattern.channel)
+        records = () if shelf is None else shelf.ring.backwards()
+        after = itertools.takewhile(lambda record: record.n > since, records)
+        return list(itertools.islice((r for r in after if pattern.matches(r.symbol)), most))
+
+    def oldest(self, pattern: Pattern, since: int, most: int) -> list[Record]:
+        """Return the first records that a pattern covers after a position."""
+        shelf = self._shelves.get(pattern.channel)
+        records = [] if shelf is None else shelf.ring.after(since, len(shelf.ring))
+        return list(itertools.islice((r for r in records if pattern.matches(r.symbol)), most))
 
     def lost(self, channel: str) -> int:
         """The highest position of a channel that is no longer kept."""

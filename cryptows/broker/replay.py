@@ -1,14 +1,15 @@
 """What a client missed: from where each subscription is made up for, and what can no longer be.
 
-A subscribe request with `since` is confirmed, then what the client missed is sent marked `replay`, and
-then it is live, with nothing lost or doubled between. Until then it takes no part in the routes; for
-its older subscriptions the replay begins where they stopped. Durable channels come from the store
-where the journal's ring does not reach back that far. `tasks/replays.py` does the reading and waiting.
+A subscribe request with `since` is confirmed, then what the client missed is sent marked `replay`,
+and then it is live, with nothing lost or doubled between. Until then it takes no part in the
+routes; for its older subscriptions the replay begins where they stopped. Durable channels come from
+the store where the journal's ring does not reach back that far. A snapshot that is too much for one
+write goes the same way. `tasks/replays.py` does the reading and waiting.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -23,13 +24,14 @@ from cryptows.wire.requests import Request
 LAST = "last"  # `since`: from what the user acknowledged last
 MAX_HISTORY = 1000  # events of one answer to a history request
 DEFAULT_HISTORY = 100
+LARGE = 16 << 10  # bytes of a snapshot; less is sent with the confirmation
 
 Text = tuple[bytes, bytes]  # an envelope and its offset
 
 
 @attrs.frozen
 class Recover:
-    """A subscribe request that asks for what was missed, or for a snapshot that takes several writes."""
+    """A subscribe request that asks for what was missed, or whose snapshot takes several writes."""
 
     request: Request
     patterns: frozenset[Pattern]  # all that the client is subscribed to afterwards
@@ -86,18 +88,21 @@ def start_positions(
 ) -> tuple[dict[Pattern, int], list[dict[str, Any]]]:
     """Return after which position each pattern is replayed, and what is no longer kept.
 
-    `floors`: for each new channel the position above which nothing is missing.
+    `old` are the subscriptions that are live so far. `floors`: of each channel that the store has,
+    the position above which it has everything. What lies below may still be there in part: then it
+    is sent, and what is missing is told all the same.
     """
-    starts = dict.fromkeys(plan.patterns & old, journal.n)
+    starts = dict.fromkeys([*old, *plan.granted], journal.n)
     missing = []
-    for pattern in plan.granted:
-        if since is None:
-            starts[pattern] = journal.n
-            continue
-        floor = min(floors[pattern.channel], journal.n)
-        starts[pattern] = max(since, floor)
-        if since < floor or not plan.known:
-            first = journal.offset_of(floor).decode()
+    for pattern in plan.granted if since is not None else ():
+        assert since is not None
+        complete = lost = journal.lost(pattern.channel)
+        starts[pattern] = max(since, lost)
+        if pattern.channel in floors:
+            complete = min(lost, floors[pattern.channel])
+            starts[pattern] = since
+        if since < complete or not plan.known:
+            first = journal.offset_of(complete).decode()
             missing.append({"channel": str(pattern), "recovered": False, "from": first})
     return starts, missing
 
@@ -131,9 +136,11 @@ def snapshot_of(
     return [r for r in journal.snapshot(wanted) if r.n <= earliest]
 
 
-def replayed(records: Sequence[Record], mark: str | None) -> list[Text]:
+def is_large(records: Iterable[Record], most: int) -> bool:
+    """Whether these are too much to be sent at once to a client that may wait for `most` bytes."""
+    return sum(len(r.envelope) for r in records) > min(LARGE, most // 2)
+
+
+def marked(records: Iterable[Record], mark: str) -> list[Text]:
     """Return the envelopes of records, marked `replay` or `snapshot`."""
-    return [
-        (r.envelope if mark is None else envelope.marked(r.envelope, mark), r.offset)
-        for r in records
-    ]
+    return [(envelope.marked(r.envelope, mark), r.offset) for r in records]

@@ -46,6 +46,7 @@ BRIEF = 0.25  # seconds: a client that catches up sooner only had a burst to rea
 UNKNOWN_PACE = 16 * 1024
 LAST_WORDS = 256 * 1024  # a close frame always finds room behind what is there
 SLOW_PACE = 4 * 1024  # bytes, both for the kernel and for a chunk; a ping waits for no more
+LOOK = 0.05  # seconds between two looks at what waits for a client that polls
 GOODBYE = 3.0  # seconds for the closing handshake; then the socket is closed
 FAILED = 1011  # RFC 6455 7.4.1: an unexpected condition
 
@@ -54,8 +55,8 @@ class Client:
     """What the daemon holds of a client, whatever its dialect. Times are Trio's clock."""
 
     __slots__ = (
-        "__weakref__", "_behind", "_farewell", "_queued", "_socket", "audience", "ending", "hub",
-        "outbox", "pulse", "seat", "send", "session", "skipped",
+        "__weakref__", "_behind", "_farewell", "_queued", "_socket", "_taken", "audience", "ending",
+        "hub", "outbox", "pulse", "seat", "send", "session", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +71,7 @@ class Client:
         self.audience: Audience
         self.pulse: Pulse
         self._behind: trio.MemorySendChannel[None] | None = None
+        self._taken: trio.Event | None = None  # somebody waits until nothing waits
         self._farewell = False  # the close frame was sent or queued
         self._queued: deque[requests.Request] | None = None  # behind one that is carried out
         self._socket: socket.socket | None = None
@@ -125,6 +127,23 @@ class Client:
         sent = self._write(data)
         if sent is not None and sent < len(data):
             self.fall_behind(packets, sent)
+
+    def records(self, items: Sequence[Record | Packet]) -> None:
+        """Send records again to this client alone, in one write, and what belongs between them."""
+        if self.session.state is State.ENDED:
+            return
+        if self.outbox is not None:
+            self.queue(items)
+            return
+        wire = self.wire
+        data = b"".join([
+            wire.record(item) if isinstance(item, Record) else wire.packet(item) for item in items
+        ])  # fmt: skip
+        sent = self._write(data)
+        if sent is not None and sent < len(data):
+            # In one piece: nothing of it is ever replaced, so it need not be taken apart.
+            self._start_outbox().put_bytes(data[sent:], trio.current_time())
+            self._wake()
 
     def message(self, text: bytes, offset: bytes | None = None) -> None:
         """Send or queue an envelope for this client alone."""
@@ -222,6 +241,9 @@ class Client:
     def _caught_up(self, outbox: Outbox, slow: bool = False) -> None:
         self.skipped += outbox.skipped
         self.outbox = None
+        if self._taken is not None:
+            self._taken.set()
+            self._taken = None
         self.hub.behind.pop(self, None)
         if self.session.open:  # else the close frame is still to find room
             kernel = self.hub.settings.delivery.kernel_buffer
@@ -233,6 +255,13 @@ class Client:
     def waiting(self) -> int:
         """Bytes that wait for this client."""
         return 0 if self.outbox is None else self.outbox.size
+
+    async def taken(self) -> None:
+        """Return when nothing waits for this client any more, or it is leaving."""
+        while self.waiting and self.session.open:
+            self._taken = trio.Event()
+            with trio.move_on_after(LOOK):  # a poll takes its packets without a word
+                await self._taken.wait()
 
     def request(self, request: requests.Request) -> None:
         """Answer a request. One that takes reading is carried out beside; those behind it wait."""
@@ -307,6 +336,8 @@ class Client:
         self.hub.forget(self, self.ending.code if self.ending is not None else code)
         if self._behind is not None:
             self._behind.close()
+        if self._taken is not None:
+            self._taken.set()
         if self.outbox is not None:
             self.skipped += self.outbox.skipped
             self.outbox = None

@@ -24,6 +24,7 @@ from cryptows.broker.health import Health
 from cryptows.broker.journal import Journal
 from cryptows.broker.limits import Bans, RequestLimiter
 from cryptows.broker.origins import Origins
+from cryptows.broker.pieces import Copies
 from cryptows.broker.publisher import Publisher
 from cryptows.broker.revocations import Revocations
 from cryptows.broker.routes import Routes
@@ -81,6 +82,8 @@ class Hub:
     wake: Callable[[], None] | None = None  # makes the dispatcher begin a pass
     draining: bool = False
     writing: bool = attrs.field(default=False, init=False)
+    replaying: trio.Lock = attrs.field(factory=trio.Lock, init=False)  # who sends a piece has it
+    copies: Copies = attrs.field(init=False)
     _deferred: list[tuple[Callable[[], None], Peer | None]] = attrs.field(factory=list, init=False)
     _notices: list[Event] = attrs.field(factory=list, init=False)
     verifier: Verifier = attrs.field(init=False)
@@ -103,6 +106,7 @@ class Hub:
         dedup = Dedup(int(feed.dedup * 1000), feed.dedup_ids)
         self.publisher = Publisher(finder, self.journal, self.routes, self.counters, dedup)
         self.freshness = Freshness(self.journal)
+        self.copies = Copies(self.journal)
         self.answers = Answers(self)
 
     @property

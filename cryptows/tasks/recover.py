@@ -8,7 +8,6 @@ What is replayed comes from the journal and the store, like everything that is m
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -20,7 +19,6 @@ from cryptows.broker.session import Session
 from cryptows.config.settings import Settings
 from cryptows.model.channel import Pattern
 from cryptows.model.errors import Refusal, RequestError
-from cryptows.store.rows import StoredEvent
 from cryptows.tasks.polling import Mount
 from cryptows.tasks.replays import Recovery
 from cryptows.wire.engineio import Timing
@@ -97,8 +95,8 @@ class SocketRecovery(Recovery):
             client.mount.recoveries.keep(self._pid, lost, trio.current_time())
 
     async def _begins(self) -> bool:
-        floors = await self._floors()
-        return await self.hub.at_rest(partial(self._start, floors))
+        self._floors = await self._ask_floors({p.channel for p in self.plan.granted})
+        return await self.hub.at_rest(self._start)
 
     def _planned(self) -> bool:
         """Whether the offset means something here and the user may still have all he had."""
@@ -114,21 +112,21 @@ class SocketRecovery(Recovery):
         self.plan = Recover(Request(""), outcome.patterns, outcome.granted, (), since)
         return True
 
-    def _start(self, floors: dict[str, int]) -> bool:
+    def _start(self) -> bool:
         """Decide, between two passes, whether all that was missed is still kept."""
         client, plan = self.client, self.plan
         if not client.session.open:
             return False
         self._starts, missing = start_positions(
-            plan, frozenset(), plan.since, floors, self.hub.journal
+            plan, frozenset(), plan.since, self._floors, self.hub.journal
         )
         if missing:
             return False
-        client.session.patterns = plan.patterns
+        self._unsure = client.session.patterns = plan.patterns
         return True
 
-    def _step(self, stored: list[StoredEvent] | None) -> bool:
-        live = super()._step(stored)
+    def _step(self) -> bool:
+        live = super()._step()
         if live and self.client.session.open:
             self.hub.counters.recovered += 1
             self.client.let_in(self._pid)

@@ -8,18 +8,18 @@ routes happen at one moment between two passes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 import trio
 
+from cryptows.broker.pieces import Kept, Pace, cut
 from cryptows.broker.replay import (
     Query,
     Recover,
-    Text,
     confirmation,
-    replayed,
     snapshot_of,
     start_positions,
 )
@@ -31,6 +31,7 @@ from cryptows.store.jobs import StoreError
 from cryptows.store.rows import StoredEvent
 from cryptows.tasks.clock import now_ms
 from cryptows.wire import envelope
+from cryptows.wire.envelope import Packet
 
 if TYPE_CHECKING:
     from cryptows.tasks.client import Client
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-PIECE = 500  # events of one write
-PIECE_BYTES = 64 * 1024  # likewise; a slow client gets them within delivery.max_lag
-WAIT = 0.02  # seconds between two looks at a client that is still reading a piece
+PAGE = 500  # events that are read at once
+
+Stream = tuple[str, str | None]  # channel, symbol
 
 
 async def run(hub: Hub, client: Client, plan: Recover | Query) -> None:
@@ -60,24 +61,40 @@ class Recovery:
 
     def __init__(self, hub: Hub, client: Client, plan: Recover) -> None:
         self.hub, self.client, self.plan = hub, client, plan
+        self._pace = Pace(hub.settings.delivery.outbox // 2)
+        self._values: list[Record] = []  # of the snapshot, still to be sent
         self._starts: dict[Pattern, int] = {}
         self._stored: dict[Pattern, int] = {}  # those of `_starts` that the rings do not reach
-        self._until = 0  # up to where the store was asked
+        self._page: list[StoredEvent] = []  # what was read of them and is still to be sent
+        self._read_to = 0  # up to where that is all there is
+        self._floors: dict[str, int] = {}  # of channels: above it the store has everything
+        self._pruned = 0 if hub.store is None else hub.store.counters.pruned  # when it was asked
+        self._late: dict[int, Record] = {}  # newest values that a ring has lost meanwhile
+        self._seqs: dict[Stream, int] = {}  # what the client has of each stream, where known
+        self._unsure: frozenset[Pattern] = frozenset()  # the client knows, we do not
 
     async def run(self) -> None:
         """Replay what was missed, then let the client in."""
         since = await self._since()
-        floors = await self._floors()
-        await self.hub.at_rest(partial(self._begin, since, floors))
+        self._floors = await self._ask_floors({p.channel for p in self.plan.granted})
+        async with self.hub.replaying:
+            await self.hub.at_rest(partial(self._begin, since))
         await self._replay()
 
     async def _replay(self) -> None:
         """Send what was missed piece by piece; returns when the client is live, or gone."""
-        while self.client.session.open:
-            await self._taken()
-            stored = await self._read_stored()
-            if await self.hub.at_rest(partial(self._step, stored)):
-                return
+        hub, client = self.hub, self.client
+        with hub.copies.in_use():
+            while client.session.open:
+                sent_at = trio.current_time()
+                await client.taken()
+                self._pace.took(trio.current_time() - sent_at)
+                if not self._values:
+                    await self._read_stored()
+                # One piece at a time, whoever it is for: live events pass in between.
+                async with hub.replaying:
+                    if await hub.at_rest(self._step):
+                        return
 
     async def _since(self) -> int | None:
         store, user_id = self.hub.store, self.client.session.identity.user_id
@@ -85,90 +102,121 @@ class Recovery:
             return await store.cursor(user_id) or 0
         return self.plan.since
 
-    async def _floors(self) -> dict[str, int]:
-        """Return for each new channel the position above which nothing of it is missing."""
+    async def _ask_floors(self, channels: set[str]) -> dict[str, int]:
+        """Return for each channel that the store has, above which position it has everything."""
         hub = self.hub
         floors = {}
-        for channel in {p.channel for p in self.plan.granted}:
-            found = hub.table.find(channel)
-            floors[channel] = hub.journal.lost(channel)
-            if hub.store is not None and found is not None and found[0].durable:
+        for channel in channels:
+            if hub.store is not None and hub.is_durable(channel):
                 try:
                     floors[channel] = await hub.store.floor([channel])
                 except StoreError as error:
                     log.warning("recovery without the store", error=str(error))
         return floors
 
-    def _begin(self, since: int | None, floors: dict[str, int]) -> None:
+    def _begin(self, since: int | None) -> None:
+        """Confirm, and decide at one moment what the client has and what it will get."""
         hub, client, plan = self.hub, self.client, self.plan
         if not client.session.open:
             return
+        # As of now: an earlier request may have been carried out since this one was planned.
         old = client.session.patterns
-        self._starts, missing = start_positions(plan, old, since, floors, hub.journal)
-        hub.counters.recovered += not missing
+        self._starts, missing = start_positions(plan, old, since, self._floors, hub.journal)
+        hub.counters.recovered += since is not None and not missing
         hub.counters.not_recovered += bool(missing)
-        client.session.patterns = plan.patterns
+        client.session.patterns = old.union(plan.granted)
         hub.routes.move(client, NOTHING)
-        values = snapshot_of(hub.journal, hub.table, plan.granted, self._starts)
+        new = [p for p in plan.granted if p not in old or since is not None]
+        self._values = snapshot_of(hub.journal, hub.table, new, self._starts)
+        self._unsure = frozenset(plan.granted) if since is not None else frozenset()
+        self._know(old if since is None else old.difference(plan.granted))
+        self._know(frozenset(new) - self._unsure)
         client.answer(plan.request, confirmation(plan, since, missing, now_ms()))
-        if values:
-            client.messages(replayed(values, "snapshot"))
 
-    async def _taken(self) -> None:
-        """Wait until the client has read what it was sent."""
-        while self.client.session.open and self.client.waiting > PIECE_BYTES:  # noqa: ASYNC110
-            await trio.sleep(WAIT)
+    def _know(self, patterns: frozenset[Pattern]) -> None:
+        """Note up to where the client has the streams of some subscriptions."""
+        for pattern in patterns:
+            for stream in self.hub.journal.covered(pattern):
+                self._seqs[stream.channel, stream.symbol] = stream.seq
 
-    async def _read_stored(self) -> list[StoredEvent] | None:
-        """Return the next events of the channels whose rings do not reach back far enough.
+    # reading
 
-        None: no channel needs the store. An empty list: the store has no more of them.
-        """
+    async def _read_stored(self) -> None:
+        """Have a page at hand of the channels whose rings do not reach back far enough."""
+        hub, journal = self.hub, self.hub.journal
+        needed = self._beyond_rings()
+        if self._page and needed.keys() == self._stored.keys():
+            return
+        self._stored, self._page = needed, []
+        if hub.store is None or not needed:
+            return
+        channels = {p.channel for p in needed}
+        # What comes in after it is asked is in the rings.
+        since, until = min(needed.values()), max(map(journal.lost, channels))
+        try:
+            read = await hub.store.read(sorted(channels), since, PAGE, until=until)
+            await self._tell_pruned(hub.store.counters.pruned, channels)
+        except StoreError as error:
+            log.warning("recovery cut short", error=str(error))
+            read = []
+            for pattern, n in self._stored.items():
+                self._tell(pattern, n, until, str(error))
+        self._page = [event for event in read if self._wants(event)]
+        self._read_to = read[-1].n if read else until
+
+    def _beyond_rings(self) -> dict[Pattern, int]:
+        """Return the patterns, and their positions, whose next events only the store has."""
         hub = self.hub
         if hub.store is None:
-            return None
-        self._stored = {
+            return {}
+        return {
             p: n for p, n in self._starts.items()
             if n < hub.journal.lost(p.channel) and hub.is_durable(p.channel)
         }  # fmt: skip
-        if not self._stored:
-            return None
-        channels = sorted({p.channel for p in self._stored})
-        since, self._until = min(self._stored.values()), hub.journal.n
-        try:
-            return list(await hub.store.read(channels, since, PIECE, until=self._until))
-        except StoreError as error:
-            log.warning("recovery cut short", error=str(error))
-            self._tell_cut(error)
-            return []
 
-    def _step(self, stored: list[StoredEvent] | None) -> bool:
+    # one piece: between two passes of the dispatcher
+
+    def _step(self) -> bool:
         """Send the next piece; return whether the client is live now."""
         hub, client = self.hub, self.client
         if not client.session.open:
             return True
-        if stored is not None and not stored:
-            # What came in since it was asked is in the rings.
-            self._starts |= dict.fromkeys(self._stored, self._until)
+        if self._values:
+            count = cut(self._values, self._pace.size)
+            client.records(hub.copies.of(self._values[:count], "snapshot"))
+            del self._values[:count]
             return False
-        self._tell_overtaken(stored)
-        live = {p: n for p, n in self._starts.items() if stored is None or p not in self._stored}
-        records, end = hub.journal.after(live, PIECE)
-        found: dict[int, Text] = {}
-        if stored:
-            end = min(end, stored[-1].n)
-            found = {e.n: self._text(e) for e in stored if e.n <= end and self._wants(e)}
-        found |= {r.n: t for r, t in zip(records, replayed(records, "replay"), strict=True)}
-        texts, end = _cut([(n, found[n]) for n in sorted(found) if n <= end], end)
-        client.messages(texts)
+        if self._beyond_rings().keys() != self._stored.keys():
+            return False  # a ring has moved on since the store was read
+        self._catch_up()
+        events, end = self._collect()
+        count = cut(events, self._pace.size)
+        if count < len(events):
+            events, end = events[:count], events[count - 1].n
+        self._send(events)
         self._starts = {p: max(n, end) for p, n in self._starts.items()}
-        if end < hub.journal.n or stored:
+        self._page = [e for e in self._page if e.n > end]
+        self._late = {n: r for n, r in self._late.items() if n > end}
+        if end < hub.journal.n:
             return False
-        hub.routes.move(client, client.session.patterns)
+        self._enter()
         return True
 
-    def _text(self, event: StoredEvent) -> Text:
-        return envelope.marked(event.envelope, "replay"), self.hub.journal.offset_of(event.n)
+    def _collect(self) -> tuple[Sequence[Kept], int]:
+        """Return what comes next of rings and store, in order, and up to where it is complete."""
+        live = self._starts
+        if self._stored:
+            live = {p: n for p, n in live.items() if p not in self._stored}
+        records, end = self.hub.journal.after(live, PAGE)
+        if not self._late and not self._stored:
+            return records, end
+        if self._stored:
+            end = min(end, self._read_to)
+        # By position: two patterns may bring the same event, one of the store, one of the ring.
+        found: dict[int, Kept] = {record.n: record for record in records}
+        found |= self._late
+        found |= {event.n: event for event in self._page}
+        return [found[n] for n in sorted(found) if n <= end], end
 
     def _wants(self, event: StoredEvent) -> bool:
         return any(
@@ -176,18 +224,65 @@ class Recovery:
             for p, n in self._stored.items()
         )
 
-    def _tell_overtaken(self, stored: list[StoredEvent] | None) -> None:
-        """A ring moved on while the client was reading: say so rather than leave a silent gap."""
-        for pattern, n in self._starts.items():
-            lost = self.hub.journal.lost(pattern.channel)
-            if n < lost and (stored is None or pattern not in self._stored):
-                self._starts[pattern] = lost
-                self._tell(pattern, n, lost, "overtaken while recovering")
+    def _send(self, events: Sequence[Kept]) -> None:
+        """Send events marked `replay`, each after what of its stream has to be told as skipped."""
+        seqs, items = self._seqs, self.hub.copies.of(events, "replay")
+        if not events:
+            return
+        if not seqs:
+            self.client.records(items)
+            return
+        told: list[Record | Packet] = []
+        for event in items:
+            stream = event.stream
+            known = seqs.get(stream)
+            if known is not None and event.seq > known + 1:
+                text = envelope.skipped(*stream, known + 1, event.seq - 1, "slow", now_ms())
+                told.append(self.client.wire.message(text))
+            seqs[stream] = event.seq
+            told.append(event)
+        self.client.records(told)
 
-    def _tell_cut(self, error: StoreError) -> None:
+    def _enter(self) -> None:
+        """Let the client in: from here on it is live."""
+        hub, client = self.hub, self.client
+        hub.routes.move(client, client.session.patterns)
+        for text in hub.freshness.notices(self.plan.granted, now_ms()):
+            client.message(text)
+
+    # what was lost meanwhile
+
+    def _catch_up(self) -> None:
+        """A ring moved on while the client was reading: it gets the newest of each stream.
+
+        As any client that is behind. What it skips is told with the next event of the stream, or
+        if we do not know what the client has, as a stretch of the whole channel.
+        """
+        journal = self.hub.journal
+        for pattern, n in self._starts.items():
+            lost = journal.lost(pattern.channel)
+            if n >= lost or pattern in self._stored:
+                continue
+            self._starts[pattern] = lost
+            streams = journal.covered(pattern)
+            unknown = [s for s in streams if (s.channel, s.symbol) not in self._seqs]
+            if unknown and pattern in self._unsure:
+                self._tell(pattern, n, lost, "slow")
+            else:
+                self._seqs |= dict.fromkeys(((s.channel, s.symbol) for s in unknown), 0)
+            last = [s.last for s in streams if s.last is not None and n < s.last.n <= lost]
+            self._late |= {record.n: record for record in last}
+
+    async def _tell_pruned(self, pruned: int, channels: set[str]) -> None:
+        """If the store has pruned since it was asked, say what may be missing in what was read."""
+        if pruned == self._pruned:
+            return
+        self._pruned = pruned
+        before, self._floors = self._floors, self._floors | await self._ask_floors(channels)
         for pattern, n in self._stored.items():
-            lost = self.hub.journal.lost(pattern.channel)
-            self._tell(pattern, n, lost, str(error))
+            floor = self._floors.get(pattern.channel, 0)
+            if floor > max(n, before.get(pattern.channel, 0)):
+                self._tell(pattern, n, floor, "pruned")
 
     def _tell(self, pattern: Pattern, after: int, until: int, reason: str) -> None:
         offset_of = self.hub.journal.offset_of
@@ -199,36 +294,42 @@ class Recovery:
         self.client.message(envelope.message("skipped", data, now_ms()))
 
 
-def _cut(found: list[tuple[int, Text]], end: int) -> tuple[list[Text], int]:
-    """Take as much as one write should hold; return it and up to where it is complete."""
-    texts: list[Text] = []
-    size = 0
-    for n, text in found:
-        if size > PIECE_BYTES:
-            return texts, n - 1
-        texts.append(text)
-        size += len(text[0])
-    return texts, end
-
-
 async def _history(hub: Hub, client: Client, query: Query) -> None:
-    pattern, journal = query.pattern, hub.journal
-    texts: dict[int, bytes] = {}
-    if hub.store is not None and hub.is_durable(pattern.channel):
-        newest = query.newest or query.request.since is None
-        stored = await hub.store.read(
-            [pattern.channel], query.since, query.limit, until=journal.n, newest=newest
-        )
-        texts = {e.n: e.envelope for e in stored if pattern.matches(e.symbol)}
-    kept: list[Record] = journal.after({pattern: query.since}, 1 << 30)[0]
-    texts |= {r.n: r.envelope for r in kept}
-    chosen = sorted(texts)
-    if query.newest or query.request.since is None:
-        chosen = chosen[-query.limit :]
-    else:
-        chosen = chosen[: query.limit]
-    if query.newest:
+    """Answer with what rings and store have; one more is sought, to say whether there is more."""
+    newest = query.newest or query.request.since is None
+    found = await (_latest if newest else _following)(hub, query, query.limit + 1)
+    chosen = [event.envelope for event in found[: query.limit]]
+    if newest and not query.newest:
         chosen.reverse()
-    hub.answers.history(
-        client, query, [texts[n] for n in chosen], len(texts) > len(chosen), now_ms()
-    )
+    hub.answers.history(client, query, chosen, len(found) > query.limit, now_ms())
+
+
+async def _latest(hub: Hub, query: Query, most: int) -> list[Kept]:
+    """Return the last events of a pattern, newest first."""
+    pattern, journal = query.pattern, hub.journal
+    until = journal.lost(pattern.channel)  # before it is asked: all above is in the ring
+    found: list[Kept] = [*journal.newest(pattern, query.since, most)]
+    if hub.store is not None and hub.is_durable(pattern.channel):
+        while len(found) < most and until > query.since:
+            page = await hub.store.read(
+                [pattern.channel], query.since, most, until=until, newest=True
+            )
+            if not page:
+                break
+            found += [event for event in page if pattern.matches(event.symbol)]
+            until = page[-1].n - 1
+    return found
+
+
+async def _following(hub: Hub, query: Query, most: int) -> list[Kept]:
+    """Return the first events of a pattern after a position."""
+    pattern, since, journal = query.pattern, query.since, hub.journal
+    found: list[Kept] = []
+    if hub.store is not None and hub.is_durable(pattern.channel):
+        while len(found) < most and (lost := journal.lost(pattern.channel)) > since:
+            page = await hub.store.read([pattern.channel], since, most, until=lost)
+            found += [event for event in page if pattern.matches(event.symbol)]
+            since = page[-1].n if page else lost
+    if len(found) < most:
+        found += journal.oldest(pattern, since, most - len(found))
+    return found
