@@ -8,6 +8,7 @@ giving one page another's answer.
 
 from __future__ import annotations
 
+import ipaddress
 import re
 
 from cryptows.config.settings import Cors
@@ -43,9 +44,16 @@ class Origins:
                 ]
             )
 
-    def allows(self, origin: str | None) -> bool:
-        """Whether a request with this `Origin` header (None: without one) may be served."""
+    def allows(self, origin: str | None, host: str | None = None) -> bool:
+        """Whether a request with this `Origin` header (None: without one) may be served.
+
+        `host` is its `Host` header. An origin that is the address the client connected to is not
+        foreign: websocket-client, and with it python-socketio, names it. It counts only if it is an
+        address and no name, which a foreign page could let point here.
+        """
         if origin is None or self._any or origin in self._exact:
+            return True
+        if host is not None and origin == f"http://{host}" and is_address(host):
             return True
         normal = normalize(origin)
         if normal is None:
@@ -98,6 +106,22 @@ class Origins:
                 return False
             self._exact.add(normal)
         return True
+
+
+def is_address(host: str) -> bool:
+    """Whether a `Host` header names an IP address (or localhost), with a port or without."""
+    name, colon, port = host.rpartition(":")
+    if not colon or host.endswith("]"):
+        name, port = host, ""
+    if port and not (port.isascii() and port.isdigit()):
+        return False
+    if name.startswith("["):
+        name = name[1:-1]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return name == "localhost"
+    return True
 
 
 def normalize(origin: str) -> str | None:

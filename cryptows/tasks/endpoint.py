@@ -40,7 +40,7 @@ class WebSocketSite:
     async def answer(self, connection: Connection, request: Request) -> Takeover | None:
         """Turn a handshake into a client, or answer why not."""
         hub = self.hub
-        if not hub.origins.allows(request.header("origin")):
+        if not hub.origins.allows(request.header("origin"), request.header("host")):
             hub.counters.refused("origin")
             await connection.refuse(request, 403, "this origin is not in cors.origins")
             return None

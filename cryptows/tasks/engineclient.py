@@ -18,6 +18,7 @@ import structlog
 import trio
 
 from cryptows.broker.auth import ANONYMOUS
+from cryptows.broker.outbox import TOO_SLOW
 from cryptows.broker.session import Session, State
 from cryptows.model.errors import Refusal
 from cryptows.tasks.client import GOODBYE, Client, now_ms
@@ -302,7 +303,9 @@ class EngineClient(Client):
             self._dismiss()
         ws = self._ws
         if ws is None:
-            self.engine.end(trio.current_time())
+            if refusal.code == TOO_SLOW and self.outbox is not None:
+                self.outbox.drop_queued()  # he would be as slow to fetch it
+            self.engine.end(trio.current_time(), quietly=refusal.come_back)
             self.settle()
             return
         self._make_room(refusal)

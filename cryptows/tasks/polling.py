@@ -22,6 +22,7 @@ from cryptows.wire.enginehttp import (
     BAD_CONTENT,
     HTML,
     TEXT,
+    UNKNOWN_SID,
     Answer,
     Known,
     Rejected,
@@ -31,7 +32,7 @@ from cryptows.wire.enginehttp import (
     wish,
 )
 from cryptows.wire.engineio import ProtocolError, Timing
-from cryptows.wire.enginesession import EngineSession, State
+from cryptows.wire.enginesession import EngineSession, PollAnswer, State
 from cryptows.wire.http import Request, upgrade_head, upgrade_headers, upgrade_problem
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Mount:
         return client
 
     def _refusal(self, request: Request) -> Answer | None:
-        if not self.hub.origins.allows(request.header("origin")):
+        if not self.hub.origins.allows(request.header("origin"), request.header("host")):
             return FORBIDDEN
         if self.hub.draining and not request.query.get("sid"):
             return STOPPING
@@ -189,8 +190,11 @@ class Mount:
             answer = await client.poll_answer(connection)
             if answer is None:
                 raise trio.BrokenResourceError("the client gave up its poll")
-            body = client.poll_body(answer)
-            await self._respond(connection, request, Answer(200, body, TEXT))
+            if answer is PollAnswer.GONE:
+                reply = UNKNOWN_SID
+            else:
+                reply = Answer(200, client.poll_body(answer), TEXT)
+            await self._respond(connection, request, reply)
             done = answer
         finally:
             if done is None:

@@ -70,6 +70,7 @@ class PollAnswer(enum.Enum):
     PACKETS = enum.auto()
     NOOP = enum.auto()
     LAST = enum.auto()  # the close packet, behind what is left if there will be no other poll
+    GONE = enum.auto()  # an error, as if the session had never been
 
 
 class Due(enum.Enum):
@@ -92,6 +93,7 @@ class EngineSession:
     polling: bool = attrs.field(default=False, init=False)  # a GET waits
     posting: bool = attrs.field(default=False, init=False)  # a POST is being read
     _by_client: bool = attrs.field(default=False, init=False)
+    _quietly: bool = attrs.field(default=False, init=False)
     _ping_at: float = attrs.field(init=False)
     _pong_by: float = attrs.field(default=math.inf, init=False)
     _end_by: float = attrs.field(default=math.inf, init=False)  # of the probe, or of the linger
@@ -153,8 +155,13 @@ class EngineSession:
 
     # The end
 
-    def end(self, now: float) -> None:
-        """End it from here. On polling the last packets stay for the next GET, for a while."""
+    def end(self, now: float, *, quietly: bool = False) -> None:
+        """End it from here. On polling the last packets stay for the next GET, for a while.
+
+        Quietly, there is no close packet at the end: python-engineio takes one for a final goodbye,
+        while after an error every client comes back by itself.
+        """
+        self._quietly = quietly
         if self._step(Step.END) and self.state is State.CLOSING:
             self._end_by = now + self.timing.linger
 
@@ -187,7 +194,9 @@ class EngineSession:
             case State.CLOSING:
                 # The close goes alone: the official client deals with it before the packets that
                 # stand in front of it in the same answer, and then throws those away.
-                return PollAnswer.PACKETS if packets else PollAnswer.LAST
+                if packets:
+                    return PollAnswer.PACKETS
+                return PollAnswer.GONE if self._quietly else PollAnswer.LAST
             case State.CLOSED:
                 # A client that said goodbye itself only wants its poll back.
                 return PollAnswer.NOOP if self._by_client else PollAnswer.LAST
@@ -201,7 +210,7 @@ class EngineSession:
         self.polling = False
         if self.state is State.UPGRADING:
             self._noop_at = now + self.timing.noop_delay
-        if answer is PollAnswer.LAST:
+        if answer in (PollAnswer.LAST, PollAnswer.GONE):
             self._step(Step.FETCHED)
 
     def abort_poll(self) -> None:

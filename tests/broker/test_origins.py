@@ -192,3 +192,20 @@ def test_only_names_of_headers_are_echoed(wanted):
 
     assert b"Access-Control-Allow-Headers" not in dict(headers)
     assert response(request, status, headers=headers).startswith(b"HTTP/1.1 204 No Content\r\n")
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.0.0.1:3000", "192.0.2.7:80", "[::1]:3000", "[::1]", "localhost:3000"]
+)
+def test_the_address_that_a_client_connected_to_is_not_foreign(host):
+    assert origins().allows(f"http://{host}", host)
+    assert not origins().allows(f"http://{host}")
+    assert not origins().allows(f"http://{host}", "192.0.2.8:3000")
+    assert not origins().allows(f"https://{host}", host)
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:3000", "127.0.0.1.evil.example", "x:y", "", "[", "::1:x"]
+)
+def test_a_name_may_point_anywhere_so_it_does_not_count(host):
+    assert not origins().allows(f"http://{host}", host)

@@ -123,6 +123,6 @@ def node(script: str) -> Any:
     return agent(["node", script])
 
 
-def python(script: str) -> Any:
+def python(script: str, *arguments: str) -> Any:
     """Run a client on this Python."""
-    return agent([sys.executable, script])
+    return agent([sys.executable, script, *arguments])

@@ -280,9 +280,8 @@ async def test_a_client_that_never_polls_is_too_slow_in_the_end(autojump_clock):
 
         await door.post(query, "\x1e".join(["4" + "x" * 1000] * 6))
 
-        await door.poll(query)
-        assert await door.poll(query) == ["1"]
-        assert (await door.get(query)).status == 400
+        assert (await door.get(query)).json == {"code": 1, "message": "Session ID unknown"}
+        assert not door.mount.clients
 
 
 # Ends
@@ -490,17 +489,37 @@ async def test_data_is_no_pong(autojump_clock):
 # Ends from our side
 
 
-async def test_an_end_waits_for_the_next_poll(autojump_clock):
+@pytest.mark.parametrize(("come_back", "last"), [(True, (400, b"{")), (False, (200, b"1"))])
+async def test_the_last_packets_wait_for_the_next_poll(come_back, last, autojump_clock):
     async with opened(Echo) as door:
         query = await door.open()
+        await door.post(query, "4late")
         (client,) = door.mount.clients.values()
 
-        client.end(Refusal(1012, "restart", come_back=True))
+        client.end(Refusal(1012, "restart", come_back=come_back))
         await trio.sleep(10)
 
-        assert await door.poll(query) == ["1"]
+        assert await door.poll(query) == ["4late"]
+        answer = await door.get(query)
+        assert (answer.status, answer.body[:1]) == last
         assert (await door.get(query)).status == 400
         assert door.hub.seats.total == 0
+
+
+@pytest.mark.parametrize(("come_back", "status"), [(True, 400), (False, 200)])
+async def test_a_poll_that_waits_ends_with_the_session(come_back, status, autojump_clock):
+    async with opened(Echo) as door:
+        query = await door.open()
+        poll = door.start_poll(query)
+        await door.settled()
+        (client,) = door.mount.clients.values()
+
+        client.end(Refusal(1012, "restart", come_back=come_back))
+        await door.settled()
+
+        assert poll.answer is not None
+        assert poll.answer.status == status
+        assert not door.mount.clients
 
 
 async def test_an_end_does_not_wait_for_ever(autojump_clock):

@@ -225,6 +225,20 @@ def test_the_last_packets_wait_for_a_poll():
     assert session.closed
 
 
+def test_a_quiet_end_has_no_close_packet():
+    session = session_in(State.POLLING)
+
+    session.end(100, quietly=True)
+
+    session.start_poll()
+    assert session.poll_answer(True, 101) is PollAnswer.PACKETS
+    session.finish_poll(PollAnswer.PACKETS, 101)
+    session.start_poll()
+    assert session.poll_answer(False, 102) is PollAnswer.GONE
+    session.finish_poll(PollAnswer.GONE, 102)
+    assert session.closed
+
+
 def test_the_last_packets_do_not_wait_for_ever():
     session = session_in(State.POLLING)
     session.end(100)
