@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from cryptows.tasks.hub import Hub
 
 SLICE = 0.001  # seconds of writing before the other tasks get a turn
+# Seconds from one pass to the next while events keep coming. A pass costs about as much as 60
+# sends; at 1000 events/s to 30 clients each this saves half of the CPU, for 2 ms of latency.
+# An event that comes alone goes out at once.
+PACE = 0.004
 LOOK = 32  # writes between two looks at the clock
 MOST = 256  # events of one pass; with usual ones that is less than a socket takes at once
 
@@ -54,6 +58,8 @@ class Dispatcher:
     keeper: Keeper | None = None  # set before it runs, where there is a store
     wake_in: trio.MemorySendChannel[FeedBatch] | None = None  # the other end, for `wake`
     _busy: bool = attrs.field(default=False, init=False)
+    _pause_at: float = attrs.field(default=0.0, init=False)
+    _paced_until: float = attrs.field(default=0.0, init=False)  # on Trio's clock
     _read_at: float = attrs.field(default=math.inf, init=False)  # of the oldest event of a pass
 
     async def run(self) -> None:
@@ -64,7 +70,7 @@ class Dispatcher:
                 batch = await self._wait()
             except trio.EndOfChannel:
                 return
-            self._busy = True
+            self._busy, self._pause_at = True, time.perf_counter() + SLICE
             if batch is not None:
                 await self._take(batch)
             await self._pass()
@@ -92,8 +98,7 @@ class Dispatcher:
 
     async def _take(self, batch: FeedBatch) -> None:
         """Publish a batch and all that waits behind it, in passes of at most MOST events."""
-        if self.hub.settings.delivery.batch:
-            await trio.sleep(self.hub.settings.delivery.batch)
+        await self._gather()
         room = MOST
         while True:
             self._begin(batch)
@@ -101,6 +106,7 @@ class Dispatcher:
             while at < len(batch.events):
                 if not room:
                     await self._pass()
+                    await self._breathe()
                     room = MOST
                 some = min(room, len(batch.events) - at)
                 self._publish(batch, at, at + some)
@@ -111,7 +117,22 @@ class Dispatcher:
                 return
             if len(batch.events) > room:
                 await self._pass()
+                await self._breathe()
                 room = MOST
+
+    async def _gather(self) -> None:
+        """Let further events come in where that saves passes: as told, or right after a pass."""
+        pause = self.hub.settings.delivery.batch
+        if self.keeper is None or not self.keeper.busy:  # whose producer waits for his answer
+            pause = max(pause, self._paced_until - trio.current_time())
+        if pause > 0:
+            await trio.sleep(pause)
+
+    async def _breathe(self) -> None:
+        """Let the other tasks run when this one has worked long enough."""
+        if time.perf_counter() > self._pause_at:
+            await trio.lowlevel.checkpoint()
+            self._pause_at = time.perf_counter() + SLICE
 
     def _begin(self, batch: FeedBatch) -> None:
         if batch.keepalives:
@@ -157,6 +178,7 @@ class Dispatcher:
             return
         hub.counters.passes += 1
         hub.writing = True
+        self._paced_until = trio.current_time() + PACE
         try:
             await self._write_to(touched)
         finally:
