@@ -39,6 +39,8 @@ class Site(Protocol):
 
 
 Find = Callable[[str], Site | None]
+Release = Callable[[bool], None]
+"""Called once with whether a request that was announced came whole."""
 
 
 @attrs.define(eq=False)
@@ -50,6 +52,7 @@ class Connection:
     peer: str | None
     address: str = attrs.field(default="", init=False)  # of the client, behind trusted proxies
     _http: HttpConnection = attrs.field(init=False)
+    _release: Release | None = attrs.field(default=None, init=False)
     _responded: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
@@ -71,21 +74,45 @@ class Connection:
         """Answer requests until the connection ends (None) or is taken over."""
         idle = self.hub.settings.server.handshake_timeout
         while True:
+            whole = False
             try:
-                request = await self._read(idle)
+                request = await self._read(find, idle)
+                if request is None:
+                    return None
+                whole = True
+                takeover = await self._answer(find, request)
             except HttpError as error:
+                whole = not error.close
                 await self._refuse(error)
                 if error.close:
                     return None
                 continue
-            if request is None:
-                return None
-            takeover = await self._answer(find, request)
+            finally:
+                self._let_go(whole)
             if takeover is not None:
                 return takeover
             if ends_connection(request) or self.hub.draining:
                 return None
             idle = KEEP_ALIVE
+
+    @property
+    def announced(self) -> bool:
+        """Whether the request that is answered was announced to its site when its head came."""
+        return self._release is not None
+
+    def _announce(self, find: Find) -> None:
+        """Tell a site that wants to know what is coming in while the body is on its way."""
+        coming = self._http.coming
+        if coming is None or self._release is not None:
+            return
+        announce = getattr(find(coming.path), "coming", None)
+        if announce is not None:
+            self._release = announce(coming)
+
+    def _let_go(self, whole: bool) -> None:
+        release, self._release = self._release, None
+        if release is not None:
+            release(whole)
 
     async def respond(
         self,
@@ -129,7 +156,7 @@ class Connection:
             # A client that sends the next request before the answer: look again later.
             await trio.sleep(0.05)
 
-    async def _read(self, idle: float) -> Request | None:
+    async def _read(self, find: Find, idle: float) -> Request | None:
         """Return the next request, None at the end; raises HttpError 408 when it takes too long.
 
         It may begin within `idle` seconds, and must then be whole within the handshake's time.
@@ -142,6 +169,7 @@ class Connection:
                     begun = True
                     patience = self.hub.settings.server.handshake_timeout
                     scope.deadline = min(scope.deadline, trio.current_time() + patience)
+                self._announce(find)
                 interim = self._http.interim()
                 if interim:
                     await self.write(interim)
@@ -214,7 +242,8 @@ class Connection:
         self.hub.counters.refused("http")
         request = error.request
         headers = () if request is None else self.hub.origins.headers(request.header("origin"))
-        body = f"{error.message}\n".encode()
+        # Engine.IO's clients know 413 without a body; the others have their status too.
+        body = b"" if error.status == 413 else f"{error.message}\n".encode()
         await self.respond(request, error.status, body, headers=headers, close=error.close)
         if error.close:
             await self._linger()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import socket
 
     from cryptows.broker.admission import Seat
-    from cryptows.tasks.connection import Connection, Takeover
+    from cryptows.tasks.connection import Connection, Release, Takeover
     from cryptows.tasks.engineclient import EngineClient
     from cryptows.tasks.hub import Hub
 
@@ -86,6 +86,22 @@ class Mount:
             reply = bare(rejected.answer) if request.wants_websocket else rejected.answer
             await self._respond(connection, request, reply)
             return None
+
+    def coming(self, request: Request) -> Release | None:
+        """Note that a POST is coming in, so that another one meanwhile is noticed."""
+        client = self._find(request.query.get("sid"))
+        if client is None or request.method != "POST" or client.engine.posting:
+            return None
+        try:
+            client.engine.start_post()
+        except Rejected:
+            return None
+        return partial(self._came, client)
+
+    def _came(self, client: EngineClient, whole: bool) -> None:
+        client.engine.finish_post()
+        if not whole:
+            client.fail(ProtocolError("a post broke off"))
 
     def add(self, client: EngineClient) -> None:
         """Take in a client whose session begins."""
@@ -208,14 +224,16 @@ class Mount:
             client.fail(ProtocolError("binary is sent as base64 in text/plain"))
             raise Rejected(BAD_CONTENT)
         try:
-            client.engine.start_post()
+            if not connection.announced:
+                client.engine.start_post()
         except Rejected:
             client.fail(ProtocolError("a second post while one is being read"))
             raise
         try:
             await client.post(request.body)
         finally:
-            client.engine.finish_post()
+            if not connection.announced:
+                client.engine.finish_post()
         await self._respond(connection, request, Answer(200, engineio.OK, HTML))
 
     async def _respond(self, connection: Connection, request: Request, answer: Answer) -> None:

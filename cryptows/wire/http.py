@@ -114,6 +114,11 @@ class HttpConnection:
         return self._request is None and not (self.trailing if self._done else self._buffered)
 
     @property
+    def coming(self) -> Request | None:
+        """The request whose head has been read, but not its body."""
+        return self._request
+
+    @property
     def trailing(self) -> bytes:
         """What arrived after the last request; an upgrade's first frames."""
         return self._h11.trailing_data[0]

@@ -328,7 +328,9 @@ async def test_a_body_over_the_limit_costs_only_itself(autojump_clock):
     async with opened(Echo, Timing(max_payload=1024), settings) as door:
         query = await door.open()
 
-        assert (await door.post(query, "4" + "x" * 1024)).status == 413
+        refused = await door.post(query, "4" + "x" * 1024, ("Origin", PAGE))
+        assert (refused.status, refused.body) == (413, b"")
+        assert refused.headers["access-control-allow-origin"] == PAGE
         assert (await door.post(query, "4" + "x" * 1023)).status == 200
         assert await door.poll(query) == ["4" + "x" * 1023]
 
@@ -358,6 +360,52 @@ async def test_a_second_post_while_one_is_read_ends_the_session(autojump_clock):
         assert second.status == 400
         assert await poll.packets() == ["1"]
         assert (await door.get(query)).status == 400
+
+
+async def begun_post(door, query):
+    """Send a post but for its last byte."""
+    stream = await door.stream()
+    await stream.send_all(head("POST", query, b"4slowly", ())[:-1])
+    await door.settled()
+    return stream
+
+
+async def test_a_second_post_while_the_first_is_coming_in_ends_the_session(autojump_clock):
+    async with opened(Echo) as door:
+        query = await door.open()
+        first = await begun_post(door, query)
+
+        second = await door.post(query, "4hello")
+
+        assert second.status == 400
+        await first.send_all(b"y")
+        assert (await read_answer(first)).status == 400
+        assert not door.mount.clients
+
+
+async def test_a_post_may_take_its_time(autojump_clock):
+    async with opened(Echo) as door:
+        query = await door.open()
+        stream = await begun_post(door, query)
+        await trio.sleep(5)
+
+        await stream.send_all(b"y")
+
+        assert (await read_answer(stream)).body == b"ok"
+        assert await door.poll(query) == ["4slowly"]
+        await door.post(query, "4next")
+        assert await door.poll(query) == ["4next"]
+
+
+async def test_a_post_that_breaks_off_ends_the_session(autojump_clock):
+    async with opened(Echo) as door:
+        query = await door.open()
+        stream = await begun_post(door, query)
+
+        await stream.aclose()
+        await door.settled()
+
+        assert not door.mount.clients
 
 
 async def test_a_poll_given_up_by_the_client_ends_the_session(autojump_clock):
