@@ -7,7 +7,8 @@ journal's rings, request records, bans. Long walks are cut into slices.
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, cast
 
 import trio
 
@@ -15,9 +16,12 @@ from cryptows.model.errors import Refusal
 from cryptows.tasks.client import now_ms
 
 if TYPE_CHECKING:
+    from cryptows.broker.routes import Audience
+    from cryptows.tasks.client import Client
     from cryptows.tasks.hub import Hub
 
 SLICE = 2000  # streams looked at before the other tasks get a turn
+TURN = 0.001  # seconds of telling clients likewise
 ROUND = 1.0  # seconds between two looks at streams and records
 LOOKS = 10  # at a slow client, within `delivery.max_lag`
 
@@ -58,7 +62,19 @@ async def check_freshness(hub: Hub) -> None:
     while some := list(itertools.islice(streams, SLICE)):
         changed = hub.freshness.check(some, connected, trio.current_time(), now_ms())
         for stream, text in changed:
-            for audience in hub.routes.audiences(stream.channel, stream.symbol):
-                for client in tuple(audience.members):
-                    client.message(text)  # type: ignore[attr-defined]
+            await _tell(hub.routes.audiences(stream.channel, stream.symbol), text)
         await trio.lowlevel.checkpoint()
+
+
+async def _tell(audiences: list[Audience], text: bytes) -> None:
+    """Send a message to clients, who may be thousands: the other tasks get turns between."""
+    pause_at = time.perf_counter() + TURN
+    for audience in audiences:
+        for client in cast("tuple[Client, ...]", tuple(audience.members)):
+            try:
+                client.message(text)
+            except Exception as error:
+                client.failed(error)
+            if time.perf_counter() > pause_at:
+                await trio.lowlevel.checkpoint()
+                pause_at = time.perf_counter() + TURN

@@ -242,7 +242,11 @@ class House:
     nursery: trio.Nursery  # of the visitors
     sites: dict[str, Site]
     logs: list[Any] = attrs.field(factory=list)
+    _decoder: FeedDecoder = attrs.field(init=False)
     _dialed: list[socket.socket] = attrs.field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._decoder = FeedDecoder(self.hub.settings)
 
     def close(self) -> None:
         """Hang up whatever is open."""
@@ -315,15 +319,22 @@ class House:
     async def publish(self, *events: dict[str, Any] | Event) -> Replies:
         """Feed events as one batch and wait until they are written; return their answers."""
         replies = Replies()
-        decoded = [e if isinstance(e, Event) else self._decode(e) for e in events]
+        decoded = [e if isinstance(e, Event) else self.decode(e) for e in events]
         batch = FeedBatch(decoded, replies, "test", [], trio.current_time())
         await self.events_out.send(batch)
-        await self.settled()
+        await self.dispatched()
         return replies
 
-    def _decode(self, line: dict[str, Any]) -> Event:
-        decoder = FeedDecoder(self.hub.settings)
-        event = decoder.decode(json.dumps(line).encode(), clock.now_ms())
+    async def dispatched(self) -> None:
+        """Wait until all that was fed is written."""
+        await self.settled()
+        while not self.dispatcher.idle:  # noqa: ASYNC110 - it paces itself
+            await trio.sleep(0.001)
+        await self.settled()
+
+    def decode(self, line: dict[str, Any]) -> Event:
+        """Return the event of a feed line."""
+        event = self._decoder.decode(json.dumps(line).encode(), clock.now_ms())
         assert isinstance(event, Event)
         return event
 

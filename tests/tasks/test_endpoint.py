@@ -31,7 +31,7 @@ async def test_allowed_origins_and_programs_come_in(autojump_clock, origin):
         await home.screen(*([("Origin", origin)] if origin else []))
 
 
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost", ""])
+@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://localhost:4000", ""])
 async def test_a_foreign_origin_is_refused_before_the_101(autojump_clock, origin):
     async with house() as home:
         token = home.token()
