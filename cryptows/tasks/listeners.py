@@ -65,16 +65,19 @@ def remove_stale(path: str) -> None:
     except OSError as error:
         raise StartError(f"cannot listen on {path}: {_why(error)}") from None
     with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)  # else a full backlog would hold us up
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            Path(path).unlink()
+            Path(path).unlink(missing_ok=True)
+            return
         except FileNotFoundError:
             return
+        except BlockingIOError:
+            pass
         except OSError as error:
             raise StartError(f"cannot listen on {path}: {_why(error)}") from None
-        else:
-            raise StartError(f"cannot listen on {path}: already running, somebody answers there")
+    raise StartError(f"cannot listen on {path}: already running, somebody answers there")
 
 
 def _open_tcp(address: str, backlog: int) -> list[socket.socket]:

@@ -200,7 +200,7 @@ async def test_other_tasks_have_turns_while_it_writes_to_many(autojump_clock, mo
             clock[0] += 1
             return clock[0]
 
-        monkeypatch.setattr(module.time, "perf_counter", later)
+        monkeypatch.setattr("cryptows.tasks.dispatcher.time.perf_counter", later)
         turns: list[int] = []
 
         async def watch():

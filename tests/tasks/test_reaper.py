@@ -149,7 +149,7 @@ async def test_a_long_round_lets_the_other_tasks_have_their_turn(
 ):
     # Each look takes half a slice of the clock.
     now = 0.0
-    monkeypatch.setattr(module.trio, "current_time", lambda: now)
+    monkeypatch.setattr("cryptows.tasks.reaper.trio.current_time", lambda: now)
     reaper, turns = Reaper(), 0
 
     class Slow(Watched):
