@@ -85,8 +85,9 @@ class ClientStream(trio.abc.Stream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if self._head:
-            head, self._head = self._head, b""
-            return head
+            # The head by itself: wsproto would lose what comes with it.
+            head, end, self._head = self._head.partition(b"\r\n\r\n")
+            return head + end
         while True:
             if self.socket.fileno() < 0:
                 # Trio would remember a wait on descriptor -1, and complain of the next one.

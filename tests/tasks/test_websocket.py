@@ -394,6 +394,16 @@ async def test_a_stream_closed_while_it_is_read_wakes_its_reader(nursery):
         await done.wait()
 
 
+async def test_what_came_with_the_handshake_is_read_after_it():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        stream = websocket.ClientStream(ours, b"GET /\r\n\r\nframe\r\n\r\nmore", websocket._NOBODY)
+
+        read = [await stream.receive_some() for _ in range(3)]
+
+    assert read == [b"GET /\r\n\r\n", b"frame\r\n\r\n", b"more"]
+
+
 async def test_what_is_sent_goes_to_the_owner():
     ours, theirs = socket.socketpair()
     owner = Deaf()
