@@ -130,17 +130,26 @@ def test_a_full_disk_is_told_everywhere_and_holds_up_nobody(tmp_path, disk):
             daemon.wait_until(lambda: readiness(daemon) == (200, "ok"))
             (answer,) = daemon.publish([trade("after")])
             assert answer["ok"]
-            after = follower.until_tag("after")
+            follower.until_tag("after")
 
-        with connect(daemon.url, additional_headers=headers, compression=None) as socket:
-            follower = Follower(socket)
-            confirmed = follower.subscribe([CHANNEL], since=before["offset"])
-            assert follower.until_tag("after")["offset"] == after["offset"]
         metrics = daemon.metrics()
+        # What went out live is remembered for a while, and gone with the daemon.
+        remembered, tags = come_back(daemon, headers, before["offset"])
+        assert (remembered, tags[-2:]) == (True, ["live", "after"])
+        daemon.restart()
+        kept, tags = come_back(daemon, headers, before["offset"])
+        assert (kept, tags[-1]) == (False, "after")
+        assert "live" not in tags
 
-    # What went out live while nothing could be stored is gone, and that is said.
-    assert confirmed["recovered"] is False
     assert metrics["cryptows_unstored_events_total"] >= 2
     assert metrics["cryptows_store_breaker_opened_total"] >= 1
+
+
+def come_back(daemon: Daemon, headers: dict[str, str], since: str) -> tuple[bool, list[str]]:
+    """Return whether all was recovered, and the tags of what was."""
+    with connect(daemon.url, additional_headers=headers, compression=None) as socket:
+        follower = Follower(socket)
+        confirmed = follower.subscribe([CHANNEL], since=since)
+        follower.until_tag("after")
     tags = [m["data"]["tag"] for m in follower.seen if m.get("channel") == CHANNEL]
-    assert tags[-1] == "after"
+    return confirmed["recovered"], tags

@@ -1,5 +1,7 @@
 """The bytes of frames, held against RFC 6455 and against another implementation."""
 
+from typing import Any
+
 import pytest
 import wsproto.frame_protocol as reference
 from hypothesis import given
@@ -9,7 +11,7 @@ from cryptows.wire.frames import MAX_REASON, binary_frame, close_frame, ping_fra
 from tests.wire.reading import BINARY, CLOSE, PING, TEXT, Frame, frames_of
 
 
-def read(data: bytes) -> list[tuple[int, bytes]]:
+def read(data: bytes) -> list[tuple[int, Any]]:
     """Read frames as a client does, with wsproto."""
     protocol = reference.FrameProtocol(client=True, extensions=[])
     protocol.receive_bytes(data)
