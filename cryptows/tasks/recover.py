@@ -123,6 +123,7 @@ class SocketRecovery(Recovery):
         if missing:
             return False
         self._unsure = client.session.patterns = plan.patterns
+        self._goal = self.hub.journal.n
         return True
 
     def _step(self) -> bool:

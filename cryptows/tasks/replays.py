@@ -24,7 +24,7 @@ from cryptows.broker.replay import (
     start_positions,
 )
 from cryptows.broker.routes import NOTHING
-from cryptows.model.channel import Pattern
+from cryptows.model.channel import Lane, Pattern
 from cryptows.model.errors import RequestError
 from cryptows.model.event import Record
 from cryptows.store.jobs import StoreError
@@ -69,7 +69,9 @@ class Recovery:
         self._read_to = 0  # up to where that is all there is
         self._floors: dict[str, int] = {}  # of channels: above it the store has everything
         self._pruned = 0 if hub.store is None else hub.store.counters.pruned  # when it was asked
-        self._late: dict[int, Record] = {}  # newest values that a ring has lost meanwhile
+        self._begun = trio.current_time()
+        self._goal = 0  # up to there events were missed; what came after, came in meanwhile
+        self._late: dict[Stream, Record] = {}  # the newest of streams of which others were skipped
         self._seqs: dict[Stream, int] = {}  # what the client has of each stream, where known
         self._unsure: frozenset[Pattern] = frozenset()  # the client knows, we do not
 
@@ -126,6 +128,7 @@ class Recovery:
         hub.counters.not_recovered += bool(missing)
         client.session.patterns = old.union(plan.granted)
         hub.routes.move(client, NOTHING)
+        self._goal = hub.journal.n
         new = [p for p in plan.granted if p not in old or since is not None]
         self._values = snapshot_of(hub.journal, hub.table, new, self._starts)
         self._unsure = frozenset(plan.granted) if since is not None else frozenset()
@@ -191,12 +194,16 @@ class Recovery:
         self._catch_up()
         events, end = self._collect()
         count = cut(events, self._pace.size)
+        if (count < len(events) or end < hub.journal.n) and self._is_behind:
+            self._conflate()
+            events, end = self._collect()
+            count = cut(events, self._pace.size)
         if count < len(events):
             events, end = events[:count], events[count - 1].n
         self._send(events)
         self._starts = {p: max(n, end) for p, n in self._starts.items()}
         self._page = [e for e in self._page if e.n > end]
-        self._late = {n: r for n, r in self._late.items() if n > end}
+        self._late = {stream: r for stream, r in self._late.items() if r.n > end}
         if end < hub.journal.n:
             return False
         self._enter()
@@ -214,7 +221,7 @@ class Recovery:
             end = min(end, self._read_to)
         # By position: two patterns may bring the same event, one of the store, one of the ring.
         found: dict[int, Kept] = {record.n: record for record in records}
-        found |= self._late
+        found |= {record.n: record for record in self._late.values()}
         found |= {event.n: event for event in self._page}
         return [found[n] for n in sorted(found) if n <= end], end
 
@@ -253,25 +260,49 @@ class Recovery:
     # what was lost meanwhile
 
     def _catch_up(self) -> None:
-        """A ring moved on while the client was reading: it gets the newest of each stream.
-
-        As any client that is behind. What it skips is told with the next event of the stream, or
-        if we do not know what the client has, as a stretch of the whole channel.
-        """
+        """Skip what rings have lost while the client was reading."""
         journal = self.hub.journal
         for pattern, n in self._starts.items():
             lost = journal.lost(pattern.channel)
-            if n >= lost or pattern in self._stored:
-                continue
-            self._starts[pattern] = lost
-            streams = journal.covered(pattern)
-            unknown = [s for s in streams if (s.channel, s.symbol) not in self._seqs]
-            if unknown and pattern in self._unsure:
-                self._tell(pattern, n, lost, "slow")
-            else:
-                self._seqs |= dict.fromkeys(((s.channel, s.symbol) for s in unknown), 0)
-            last = [s.last for s in streams if s.last is not None and n < s.last.n <= lost]
-            self._late |= {record.n: record for record in last}
+            if n < lost and pattern not in self._stored:
+                self._skip(pattern, n, lost)
+
+    def _conflate(self) -> None:
+        """Skip what is left of the market lane: the client reads more slowly than it comes in."""
+        table, journal = self.hub.table, self.hub.journal
+        self._goal = journal.n
+        for pattern, n in self._starts.items():
+            found = table.find(pattern.channel)
+            if found is not None and found[0].lane is Lane.MARKET:
+                self._skip(pattern, n, journal.n)
+
+    @property
+    def _is_behind(self) -> bool:
+        """Whether the client has had its time for what it missed, and is still not live."""
+        if self._late:
+            return False  # it is being sent the newest; so nothing is put off for ever
+        late = trio.current_time() > self._begun + self.hub.settings.delivery.max_lag
+        return late or min(self._starts.values(), default=0) >= self._goal
+
+    def _skip(self, pattern: Pattern, after: int, until: int) -> None:
+        """Send only the newest of each stream of a stretch, as to any client that is behind.
+
+        What it skips is told with that event, or if we do not know what the client has of some
+        stream, as a stretch of the whole channel.
+        """
+        journal = self.hub.journal
+        streams = journal.covered(pattern)
+        unknown = [s for s in streams if (s.channel, s.symbol) not in self._seqs]
+        if unknown and pattern in self._unsure:
+            self._tell(pattern, after, until, "slow")
+        else:
+            self._seqs |= dict.fromkeys(((s.channel, s.symbol) for s in unknown), 0)
+        newest = {r.symbol: r for r in journal.oldest(pattern, after, PAGE * PAGE) if r.n <= until}
+        newest |= {
+            s.symbol: s.last for s in streams if s.last is not None and after < s.last.n <= until
+        }
+        self._late |= {record.stream: record for record in newest.values()}
+        self._starts[pattern] = until
 
     async def _tell_pruned(self, pruned: int, channels: set[str]) -> None:
         """If the store has pruned since it was asked, say what may be missing in what was read."""
