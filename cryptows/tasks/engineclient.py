@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
 import trio
 
 from cryptows.broker.auth import ANONYMOUS
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
     from cryptows.tasks.polling import Mount
     from cryptows.tasks.probe import Probe
     from cryptows.wire.envelope import Wire
-
-log = structlog.get_logger()
 
 PROTOCOL_ERROR = 1002  # RFC 6455 7.4.1; the reference closes without a code
 GRACE = 0.025  # seconds; connections are served in no particular order
@@ -134,9 +131,8 @@ class EngineClient(Client):
             reason = await ws.serve()
             if reason is not None:
                 code = reason.code
-        except Exception:
-            self.hub.counters.bugs += 1
-            log.exception("client task failed", client=self.session.id)
+        except Exception as error:
+            self.failed(error)
         finally:
             if self._ws is ws:
                 self.gone(code)

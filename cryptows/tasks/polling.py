@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 NO_STORE = (b"Cache-Control", b"no-store")
 STOPPING = forbidden("the daemon is stopping", 503, (("Retry-After", "1"),))
 FORBIDDEN = forbidden()
+FAILED = Answer(500)
 
 NewClient = Callable[..., "EngineClient"]
 
@@ -231,6 +232,9 @@ class Mount:
             raise
         try:
             await client.post(request.body)
+        except Exception as error:
+            client.failed(error)
+            raise Rejected(FAILED) from None
         finally:
             if not connection.announced:
                 client.engine.finish_post()

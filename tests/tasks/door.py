@@ -224,7 +224,10 @@ async def read_answer(stream: trio.abc.ReceiveStream) -> Answer:
     while True:
         event = reader.next_event()
         if event is h11.NEED_DATA:
-            reader.receive_data(bytes(await stream.receive_some()))
+            data = bytes(await stream.receive_some())
+            if not data:
+                raise trio.BrokenResourceError("closed without an answer")
+            reader.receive_data(data)
         elif isinstance(event, h11.Response):
             response = event
         elif isinstance(event, h11.Data):
@@ -244,8 +247,12 @@ async def opened(
     timing: Timing | None = None,
     settings: Settings | None = None,
     mount: type[Mount] = Mount,
+    bugs: int = 0,
 ) -> AsyncIterator[Door]:
-    """Mount an application at `/io/`; what is left at the end is cancelled."""
+    """Mount an application at `/io/`; what is left at the end is cancelled.
+
+    `bugs`: how many of its clients must have failed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder, "http.sock"))
         listener = socket.socket(socket.AF_UNIX)
@@ -263,7 +270,7 @@ async def opened(
             door = Door(path, hub, mounted, nursery)
             try:
                 yield door
-                assert hub.counters.bugs == 0
+                assert hub.counters.bugs == bugs
             finally:
                 nursery.cancel_scope.cancel()
                 door.close()

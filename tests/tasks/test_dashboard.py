@@ -429,6 +429,54 @@ async def test_a_client_may_leave_while_its_history_is_read(autojump_clock):
         assert not daemons.session.patterns
 
 
+async def leaving(door: Door) -> Client:
+    """Let a client leave whose request is still being carried out."""
+    client = await joined(door, {"token": token("123")})
+    await door.hub.replaying.acquire()  # what is carried out waits for its turn
+    await client.emit("subscribe", {"channels": ["user_123_trades"], "since": "epoch.0"})
+    await client.ws.send("41", "40")
+    await trio.sleep(1)
+    return client
+
+
+async def test_a_client_that_leaves_waits_for_what_is_carried_out(autojump_clock):
+    async with daemon() as door:
+        client = await leaving(door)
+        assert not door.hub.clients
+
+        door.hub.replaying.release()
+
+        assert json.loads((await client.packet("40"))[2:])
+        assert (await client.message())["data"]["userId"] is None
+        (daemons,) = door.hub.clients.values()
+        assert not daemons.session.patterns
+
+
+async def test_a_client_that_goes_while_it_leaves_leaves_nothing(autojump_clock):
+    async with daemon() as door:
+        client = await leaving(door)
+
+        await client.ws.cut()
+        door.hub.replaying.release()
+        await trio.sleep(1)
+
+        assert not door.mount.clients
+        assert door.hub.seats.total == 0
+        assert not list(door.hub.routes)
+
+
+async def test_a_client_that_is_ended_while_it_leaves_goes_at_last(autojump_clock):
+    async with daemon() as door:
+        client = await leaving(door)
+
+        await trio.sleep(50)  # it owes a pong by now
+        door.hub.replaying.release()
+
+        assert (await client.ws.closed())[0] == 1000
+        assert not door.mount.clients
+        assert door.hub.seats.total == 0
+
+
 @pytest.mark.parametrize("go", ["close", "cut"])
 async def test_a_client_that_goes_leaves_nothing_but_its_memory(go, autojump_clock):
     async with daemon() as door:
@@ -458,7 +506,7 @@ async def test_a_slow_client_by_polling_is_let_go_and_may_come_back(autojump_clo
 
         for _ in range(10):
             await door.publish("trade_execution", {"symbol": "x" * 900}, user_id="123")
-        await door.settled()
+        await trio.sleep(1)
 
         assert door.hub.counters.disconnects == {4008: 1}
         assert (await door.get(query)).status == 400

@@ -42,6 +42,7 @@ def back(granted: dict[str, str], offset: str, user: str | None = "123") -> dict
 
 async def signal(door: Door, price: int) -> None:
     await door.publish("trading_signal", {"price": price})
+    await trio.sleep(0.01)  # the dispatcher gathers events for a moment
 
 
 def price_of(packet: str) -> int:
@@ -102,6 +103,7 @@ async def test_an_anonymous_session_is_recovered_by_its_pid_alone(autojump_clock
         client, granted, offset = await start(door, None, ("system_status",))
         await lose(door, client)
         await door.publish("system_status", {"price": 9})
+        await trio.sleep(0.01)
 
         again = await connect(door, back(granted, offset, None))
 

@@ -17,7 +17,7 @@ from cryptows.model.event import Record
 from cryptows.tasks.engineclient import EngineClient
 from cryptows.wire.engineio import Timing
 from cryptows.wire.envelope import Packet
-from tests.tasks.door import opened
+from tests.tasks.door import head, opened
 from tests.tasks.test_polling import Echo
 
 # WebSocket from the start
@@ -499,3 +499,112 @@ async def test_a_client_that_ends_while_its_upgrade_waits_is_closed_by_websocket
 
         assert await ws.closed() == (1012, "restart")
         assert not door.mount.clients
+
+
+# Clients that fail
+
+
+class Faulty(EngineClient):
+    """Does not know what to do with a message."""
+
+    __slots__ = ()
+
+    async def heard(self, message: str | bytes) -> None:
+        raise RuntimeError("a bug")
+
+
+async def test_a_bug_ends_its_client_and_nobody_else_on_websocket(autojump_clock):
+    async with opened(Faulty, bugs=1) as door:
+        other, ws = await door.websocket(), await door.websocket()
+        for each in (other, ws):
+            await each.get()
+
+        await ws.send("4boom")
+
+        assert (await ws.closed())[0] == 1006
+        assert len(door.mount.clients) == door.hub.seats.total == 1
+        assert await other.get() == "2"
+
+
+async def test_a_bug_ends_its_client_and_nobody_else_by_polling(autojump_clock):
+    async with opened(Faulty, bugs=1) as door:
+        other, query = await door.open(), await door.open()
+
+        posted = await door.post(query, "4boom")
+
+        assert (posted.status, posted.body) == (500, b"")
+        assert len(door.mount.clients) == door.hub.seats.total == 1
+        assert (await door.get(query)).status == 400
+        assert await door.poll(other) == ["2"]
+
+
+async def test_a_client_that_goes_before_its_session_is_told_leaves_nothing(autojump_clock):
+    async with opened(Echo) as door:
+        stream = await door.stream()
+        await stream.send_all(head("GET", "EIO=4&transport=polling", b"", ()))
+        await stream.aclose()
+        await door.settled()
+
+        assert not door.mount.clients
+        assert door.hub.seats.total == 0
+
+
+UPGRADE = (
+    ("Connection", "Upgrade"),
+    ("Upgrade", "websocket"),
+    ("Sec-WebSocket-Version", "13"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+)
+
+
+async def test_a_probe_that_goes_before_its_101_does_no_harm(autojump_clock):
+    async with opened(Echo) as door:
+        query = await door.open()
+        target = query.replace("transport=polling", "transport=websocket")
+        stream = await door.stream()
+        await stream.send_all(head("GET", target, b"", UPGRADE))
+        await stream.aclose()
+        await door.settled()
+
+        await upgraded(door, query)
+
+
+async def test_an_upgrade_without_a_key_does_no_harm_to_the_session(autojump_clock):
+    async with opened(Echo) as door:
+        query = await door.open()
+        target = query.replace("transport=polling", "transport=websocket")
+
+        answer = await door.request("GET", target, headers=UPGRADE[:3])
+
+        assert answer.status == 400
+        await upgraded(door, query)
+
+
+async def test_a_session_that_ends_while_its_upgrade_waits_leaves_nothing(autojump_clock):
+    async with opened(Listener) as door:
+        query = await door.open()
+        (client,) = door.mount.clients.values()
+        ws = await door.websocket(query)
+        door.hub.writing = True
+        await ws.send("2probe", "5")
+        await door.settled()
+
+        client.gone(1006)
+        door.hub.end_pass()
+
+        await ws.closed()
+        assert not door.mount.clients
+        assert door.hub.seats.total == 0
+
+
+async def test_protocol_pings_of_websocket_are_answered_and_are_no_heartbeat(autojump_clock):
+    async with opened(Echo, Timing(25, 20)) as door:
+        ws = await door.websocket()
+        await ws.get()
+        assert await ws.get() == "2"
+
+        with trio.fail_after(1):
+            await ws.connection.ping(b"x")
+        await ws.connection.pong(b"unasked")
+
+        assert (await ws.closed())[0] == 4010
