@@ -10,6 +10,7 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from cryptows.model.channel import Lane, Pattern
 from cryptows.model.errors import Refusal
@@ -514,6 +515,13 @@ class Faulty(EngineClient):
 
 
 async def test_a_bug_ends_its_client_and_nobody_else_on_websocket(autojump_clock):
+    with capture_logs() as logs:
+        await end_by_a_bug_on_websocket()
+
+    assert [entry["event"] for entry in logs] == ["client failed"]
+
+
+async def end_by_a_bug_on_websocket():
     async with opened(Faulty, bugs=1) as door:
         other, ws = await door.websocket(), await door.websocket()
         for each in (other, ws):
@@ -527,6 +535,13 @@ async def test_a_bug_ends_its_client_and_nobody_else_on_websocket(autojump_clock
 
 
 async def test_a_bug_ends_its_client_and_nobody_else_by_polling(autojump_clock):
+    with capture_logs() as logs:
+        await end_by_a_bug_by_polling()
+
+    assert [entry["event"] for entry in logs] == ["client failed"]
+
+
+async def end_by_a_bug_by_polling():
     async with opened(Faulty, bugs=1) as door:
         other, query = await door.open(), await door.open()
 
