@@ -1,27 +1,22 @@
 """What each request does, and how it is answered: the same for both dialects.
 
 Every request is answered by one message that echoes its `id`; a bad channel in a subscription does
-not spoil the others. Nothing here waits: changes of subscriptions take place between two passes of
-the dispatcher, so that confirmation, snapshot and live events follow each other without a gap.
-Protocol sections 2, 4 and 5.
+not spoil the others. Nothing here waits. Requests are handled between two passes of the dispatcher,
+so that confirmation, snapshot and live events follow each other without a gap; what takes reading
+is returned as a plan. Protocol sections 2, 4 and 5.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Protocol
+from collections.abc import Sequence
 
 import attrs
 import msgspec
 
-from cryptows.broker.auth import Identity, Verifier
-from cryptows.broker.counters import Counters
-from cryptows.broker.freshness import Freshness
-from cryptows.broker.journal import Journal
-from cryptows.broker.limits import Bans, RequestLimiter, Verdict, client_key
-from cryptows.broker.outbox import Outbox
+from cryptows.broker.deadlines import Deadlines, in_ms
+from cryptows.broker.limits import Verdict, client_key
+from cryptows.broker.peer import Desk, Peer
 from cryptows.broker.replay import (
     LAST,
     Query,
@@ -32,81 +27,15 @@ from cryptows.broker.replay import (
     read_query,
     snapshot_of,
 )
-from cryptows.broker.routes import Audience, Routes
-from cryptows.broker.session import Session, Subscribed
-from cryptows.config.settings import Settings
-from cryptows.model.channel import ChannelTable, Pattern
-from cryptows.model.errors import CryptowsError, Refusal, RequestError
-from cryptows.model.event import Record
+from cryptows.broker.routes import NOTHING
+from cryptows.broker.session import Subscribed
+from cryptows.broker.signin import BANNED, EXPIRED, UNAUTHORIZED, sign_in
+from cryptows.model.channel import Pattern
+from cryptows.model.errors import Refusal, RequestError
 from cryptows.wire import envelope
 from cryptows.wire.requests import Request
 
-Texts = Sequence[tuple[bytes, bytes | None]]  # envelopes with their offsets
-
-UNAUTHORIZED, EXPIRED, BANNED = 4001, 4002, 4029
 _ERROR_OF = {UNAUTHORIZED: "unauthorized", EXPIRED: "token_expired", BANNED: "rate_limited"}
-
-
-class Peer(Protocol):
-    """A client as the answers see it."""
-
-    session: Session
-    audience: Audience
-    outbox: Outbox | None
-    skipped: int
-
-    def message(self, text: bytes, offset: bytes | None = None) -> None:
-        """Send an envelope to this client."""
-        ...
-
-    def messages(self, texts: Texts) -> None:
-        """Send several envelopes in one write."""
-        ...
-
-    def answer(self, request: Request, text: bytes) -> None:
-        """Send the envelope that answers a request."""
-        ...
-
-    def end(self, refusal: Refusal) -> None:
-        """Say goodbye."""
-        ...
-
-    def seat_as(self, user_id: str | None) -> None:
-        """Count the connection as this user's; raises Full."""
-        ...
-
-    def failed(self, error: Exception) -> None:
-        """End because of an exception that should not have been raised."""
-        ...
-
-
-class Desk(Protocol):
-    """What the answers need of the daemon."""
-
-    settings: Settings
-    verifier: Verifier
-    limiter: RequestLimiter
-    bans: Bans
-    journal: Journal
-    routes: Routes
-    counters: Counters
-    freshness: Freshness
-
-    @property
-    def table(self) -> ChannelTable:
-        """The channels there are."""
-        ...
-
-    def set_cursor(self, user_id: str, position: int) -> None:
-        """Remember how far a user acknowledged."""
-        ...
-
-    def between_passes(self, change: Callable[[], None], peer: Peer | None = None) -> None:
-        """Make a change to the routes now, or when the pass that is being written has ended.
-
-        Should it fail then, that ends the peer it is for.
-        """
-        ...
 
 
 @attrs.define
@@ -114,6 +43,10 @@ class Answers:
     """The requests' counter. `now` is the steady clock in seconds, `now_ms` Unix time."""
 
     desk: Desk
+    _deadlines: Deadlines = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._deadlines = Deadlines(self.desk, self.turn_away)
 
     def handle(
         self, peer: Peer, request: Request, now: float, now_ms: int
@@ -125,17 +58,11 @@ class Answers:
             self._check_token(peer, request)
             match request.type:
                 case "subscribe":
-                    plan = self._plan(peer, request)
-                    if plan is not None:
-                        return plan
-                    change = partial(self._subscribe, peer, request, now_ms)
-                    self.desk.between_passes(change, peer)
+                    return self._subscribe(peer, request, now_ms)
                 case "unsubscribe":
-                    change = partial(self._unsubscribe, peer, request, now_ms)
-                    self.desk.between_passes(change, peer)
+                    self._unsubscribe(peer, request, now_ms)
                 case "authenticate":
-                    change = partial(self._authenticate, peer, request, now_ms)
-                    self.desk.between_passes(change, peer)
+                    self._authenticate(peer, request, now, now_ms)
                 case "list":
                     self._list(peer, request, now_ms)
                 case "ping":
@@ -171,16 +98,21 @@ class Answers:
     def history(
         self, peer: Peer, query: Query, events: Sequence[bytes], more: bool, now_ms: int
     ) -> None:
-        """Answer a history request with the envelopes found; cut to what a client may be sent."""
+        """Answer a history request with the envelopes found; cut to what a client may be sent.
+
+        What is cut is what is farthest from where the client begins to read.
+        """
+        from_end = query.request.since is None and not query.newest
         room, fitting = self.desk.settings.delivery.outbox // 2, 0
-        for event in events:
+        for event in reversed(events) if from_end else events:
             room -= len(event) + 1
             if room < 0:
                 break
             fitting += 1
+        kept = events[len(events) - fitting :] if from_end else events[:fitting]
         data = {
             "channel": str(query.pattern),
-            "events": [msgspec.Raw(event) for event in events[:fitting]],
+            "events": [msgspec.Raw(event) for event in kept],
             "more": more or fitting < len(events),
         }
         peer.answer(query.request, envelope.message("history", data, now_ms, query.request.id))
@@ -199,11 +131,7 @@ class Answers:
 
     def turn_away(self, peer: Peer, refusal: Refusal, now_ms: int) -> None:
         """Tell a client why it is not welcome, and end it."""
-        code = _ERROR_OF.get(refusal.code, "forbidden")
-        extra = {}
-        if refusal.retry_after is not None:
-            extra["retryAfterMs"] = math.ceil(refusal.retry_after * 1000)
-        self._error(peer, RequestError(code, refusal.reason, extra), None, now_ms)
+        self._error(peer, _error_of(refusal), None, now_ms)
         peer.end(refusal)
 
     def heartbeat(self, peer: Peer, now: float, now_ms: int) -> bytes:
@@ -259,59 +187,52 @@ class Answers:
         if request.type not in ("authenticate", "ping"):
             raise RequestError("unauthorized", "authenticate first: a token is required here")
 
-    def _plan(self, peer: Peer, request: Request) -> Recover | None:
-        """Return the plan of a request that takes reading; None: it can be answered at once."""
-        outcome = self._decide(peer, request)
-        if not outcome.granted:
-            return None
-        if request.since is None:
-            most = self.desk.settings.delivery.outbox
-            if not is_large(self._last_values(peer, outcome), most):
-                return None
-            return Recover(request, outcome.patterns, outcome.granted, outcome.denied, None)
-        known, since, last = True, 0, request.since == LAST
-        if last:
-            if not peer.session.authenticated:
-                raise RequestError("bad_request", 'since: "last" needs a token')
-        else:
-            position = read_offset(request.since, self.desk.journal)
-            known, since = position is not None, position or 0
-        return Recover(
-            request, outcome.patterns, outcome.granted, outcome.denied, since, known, last
-        )
+    def _subscribe(self, peer: Peer, request: Request, now_ms: int) -> Recover | None:
+        """Confirm, send the last values, and be live, all at one position of the journal.
 
-    def _decide(self, peer: Peer, request: Request) -> Subscribed:
+        What has to be read, or is too much for one write, is returned as a plan instead.
+        """
         assert request.channels is not None
-        most = self.desk.settings.limits.subscriptions
-        return peer.session.subscribe(request.channels, self.desk.table, most)
-
-    def _last_values(self, peer: Peer, outcome: Subscribed) -> list[Record]:
-        """Return what is the case on the channels that a client is about to subscribe to."""
-        new = [p for p in outcome.granted if p not in peer.session.patterns]
-        journal = self.desk.journal
-        return snapshot_of(journal, self.desk.table, new, dict.fromkeys(new, journal.n))
-
-    def _subscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
-        """Confirm, send the last values, and be live, all at one position of the journal."""
-        session = peer.session
-        if not session.open:
-            return
-        outcome = self._decide(peer, request)
+        session, desk = peer.session, self.desk
+        outcome = session.subscribe(
+            request.channels, desk.table, desk.settings.limits.subscriptions
+        )
         if not outcome.granted:
             first = outcome.denied[0]
             text = f"{first['channel']}: {first['message']}"
-            error = RequestError(first["code"], text, {"denied": outcome.denied})
-            self._error(peer, error, request, now_ms)
-            return
+            raise RequestError(first["code"], text, {"denied": outcome.denied})
+        if request.since is not None:
+            return self._recovery(peer, request, request.since, outcome)
         new = [p for p in outcome.granted if p not in session.patterns]
-        values = self._last_values(peer, outcome)
+        journal = desk.journal
+        values = snapshot_of(journal, desk.table, new, dict.fromkeys(new, journal.n))
+        if is_large(values, desk.settings.delivery.outbox):
+            return Recover(request, outcome.patterns, outcome.granted, outcome.denied, None)
+        texts: list[tuple[bytes, bytes | None]] = [*marked(values, "snapshot")]
+        if session.patterns:
+            # Where a client recovers must not fall behind what it has of its other channels.
+            texts = [(text, journal.offset) for text, _ in texts]
+        texts += [(text, None) for text in desk.freshness.notices(new, now_ms)]
         self._route(peer, outcome.patterns)
         data = {"channels": [str(p) for p in outcome.granted], "denied": outcome.denied}
         confirmed = envelope.message("subscription_confirmed", data, now_ms, request.id)
         peer.answer(request, confirmed)
-        notices = [(text, None) for text in self.desk.freshness.notices(new, now_ms)]
-        if values or notices:
-            peer.messages([*marked(values, "snapshot"), *notices])
+        if texts:
+            peer.messages(texts)
+        return None
+
+    def _recovery(self, peer: Peer, request: Request, since: str, outcome: Subscribed) -> Recover:
+        """Return the plan of a request with `since`."""
+        known, position, last = True, None, since == LAST
+        if last:
+            if not peer.session.authenticated:
+                raise RequestError("bad_request", 'since: "last" needs a token')
+        else:
+            position = read_offset(since, self.desk.journal)
+            known = position is not None
+        return Recover(
+            request, outcome.patterns, outcome.granted, outcome.denied, position or 0, known, last
+        )
 
     def _acknowledge(self, peer: Peer, request: Request, now_ms: int) -> None:
         """Keep how far a user has got, for `since: "last"`."""
@@ -319,15 +240,13 @@ class Answers:
         user_id = peer.session.identity.user_id
         if user_id is None:
             raise RequestError("bad_request", "ack: needs a token")
-        position = read_offset(request.offset, self.desk.journal)
+        position = read_offset(request.offset, self.desk.journal, "offset")
         if position is not None:
             self.desk.set_cursor(user_id, position)
         data = {"offset": request.offset}
         peer.answer(request, envelope.message("ack", data, now_ms, request.id))
 
     def _unsubscribe(self, peer: Peer, request: Request, now_ms: int) -> None:
-        if not peer.session.open:
-            return
         assert request.channels is not None
         wanted = {Pattern.parse(text) for text in request.channels}
         self._route(peer, peer.session.patterns - wanted)
@@ -336,8 +255,9 @@ class Answers:
         peer.answer(request, text)
 
     def _route(self, peer: Peer, patterns: frozenset[Pattern]) -> None:
-        peer.session.patterns = patterns
-        self.desk.routes.move(peer, patterns)
+        if patterns != peer.session.patterns:
+            peer.session.patterns = patterns
+            self.desk.routes.move(peer, patterns)
 
     def _list(self, peer: Peer, request: Request, now_ms: int) -> None:
         session = peer.session
@@ -347,88 +267,47 @@ class Answers:
         }
         peer.answer(request, envelope.message("list", data, now_ms, request.id))
 
-    def _authenticate(self, peer: Peer, request: Request, now_ms: int) -> None:
-        session = peer.session
-        if not session.open:
-            return
+    def _authenticate(self, peer: Peer, request: Request, now: float, now_ms: int) -> None:
         assert request.token is not None
+        session = peer.session
         try:
-            identity = self.desk.verifier.verify(request.token, now_ms / 1000)
-            self._take_identity(peer, identity)
-        except (Refusal, CryptowsError) as error:
-            self._refuse_token(peer, error, request, now_ms)
+            lost = sign_in(peer, self.desk, request.token, now, now_ms / 1000)
+        except Refusal as refusal:
+            # A wrong first token ends the session; a wrong fresh one leaves the old in force.
+            self._error(peer, _error_of(refusal), request, now_ms)
+            if not session.authenticated:
+                peer.end(refusal)
             return
         data = {
             **session.describe(),
             "channels": session.available(self.desk.table),
-            "expiresAt": _in_ms(identity.expires_at),
+            "expiresAt": in_ms(session.identity.expires_at),
         }
+        if lost:
+            self.desk.routes.move(peer, session.patterns)
+            data["unsubscribed"] = sorted(map(str, lost))
         peer.answer(request, envelope.message("authenticated", data, now_ms, request.id))
 
-    def _take_identity(self, peer: Peer, identity: Identity) -> None:
-        peer.session.check_user(identity)  # before the seat, which would be another user's then
-        peer.seat_as(identity.user_id)
-        lost = peer.session.authenticate(identity, self.desk.table)
-        if lost:
-            self.desk.routes.move(peer, peer.session.patterns)
-
-    def _refuse_token(
-        self, peer: Peer, error: CryptowsError, request: Request, now_ms: int
-    ) -> None:
-        """A wrong first token ends the session; a wrong fresh one leaves the old in force."""
-        code = UNAUTHORIZED
-        name = "rate_limited"
-        if isinstance(error, Refusal):
-            code, name = error.code, _ERROR_OF.get(error.code, "unauthorized")
-        self._error(peer, RequestError(name, str(error)), request, now_ms)
-        if not peer.session.authenticated:
-            peer.end(Refusal(code, str(error), come_back=code == EXPIRED))
-
-    # time
+    # what nobody asked for
 
     def check_session(self, peer: Peer, now: float, unix_now: float) -> float:
         """Do what the time demands of a session; return when to look again (steady clock)."""
-        session, settings = peer.session, self.desk.settings
-        expires = session.identity.expires_at
-        if expires is not None:
-            return self._check_expiry(peer, expires, now, unix_now)
-        if session.authenticated:
-            return math.inf
-        return self._check_idle(peer, settings, now, int(unix_now * 1000))
+        return self._deadlines.check(peer, now, unix_now)
 
-    def _check_expiry(self, peer: Peer, expires: float, now: float, unix_now: float) -> float:
-        left = expires - unix_now
-        if left <= 0:
-            refusal = Refusal(EXPIRED, "token expired", come_back=True)
-            self.turn_away(peer, refusal, int(unix_now * 1000))
-            return math.inf
-        notice = self.desk.settings.auth.expiry_notice
-        if left > notice:
-            return now + left - notice
-        if peer.session.warned_of != expires:
-            peer.session.warned_of = expires
-            data = {"expiresAt": _in_ms(expires), "remainingMs": int(left * 1000)}
-            peer.message(envelope.message("token_expiring", data, int(unix_now * 1000)))
-        return now + left
-
-    def _check_idle(self, peer: Peer, settings: Settings, now: float, now_ms: int) -> float:
-        session = peer.session
-        if not settings.auth.anonymous:
-            deadline = session.since + settings.server.handshake_timeout
-            if now >= deadline:
-                refusal = Refusal(UNAUTHORIZED, "no token in time", come_back=False)
-                self.turn_away(peer, refusal, now_ms)
-                return math.inf
-            return deadline
-        if session.patterns:
-            session.since = now
-            return math.inf
-        deadline = session.since + settings.limits.anonymous_idle
-        if now >= deadline:
-            peer.end(Refusal(UNAUTHORIZED, "no token and no subscription", come_back=False))
-            return math.inf
-        return deadline
+    def review(self, peer: Peer, now_ms: int) -> None:
+        """Take away the subscriptions that are not allowed any more after a reload."""
+        lost = peer.session.review(self.desk.table)
+        if not lost:
+            return
+        if peer.audience.patterns != NOTHING:  # else it is still being made up for
+            self.desk.routes.move(peer, peer.session.patterns)
+        data = {"channels": sorted(map(str, lost)), "reason": "not allowed any more"}
+        peer.message(envelope.message("unsubscription_confirmed", data, now_ms))
 
 
-def _in_ms(seconds: float | None) -> int | None:
-    return None if seconds is None else int(seconds * 1000)
+def _error_of(refusal: Refusal) -> RequestError:
+    """Return what a client is told of a refusal before it is ended, if it is."""
+    extra = {}
+    if refusal.retry_after is not None:
+        extra["retryAfterMs"] = math.ceil(refusal.retry_after * 1000)
+    return RequestError(_ERROR_OF.get(refusal.code, "forbidden"), refusal.reason, extra)

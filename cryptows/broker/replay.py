@@ -53,16 +53,19 @@ class Query:
     newest: bool
 
 
-def read_offset(text: str, journal: Journal) -> int | None:
-    """Return the position of an offset, None if it is of another epoch; raise RequestError."""
+def read_offset(text: str, journal: Journal, name: str = "since") -> int | None:
+    """Return the position of an offset, None if it is of another epoch; raise RequestError.
+
+    `name` is the request's field that it stands in.
+    """
     epoch, _, number = text.rpartition(".")
     if not epoch or not number.isascii() or not number.isdigit() or len(number) > 18:
-        raise RequestError("bad_request", f'since: expected "<epoch>.<n>", got "{text[:40]}"')
+        raise RequestError("bad_request", f'{name}: expected "<epoch>.<n>", got "{text[:40]}"')
     if epoch != journal.epoch:
         return None
     n = int(number)
     if n > journal.n:
-        raise RequestError("bad_request", f"since: {text[:40]} is ahead of the daemon")
+        raise RequestError("bad_request", f"{name}: {text[:40]} is ahead of the daemon")
     return n
 
 
@@ -110,7 +113,7 @@ def start_positions(
 def confirmation(
     plan: Recover, since: int | None, missing: Sequence[dict[str, Any]], now_ms: int
 ) -> bytes:
-    """Return the `subscription_confirmed` envelope of a request that recovers."""
+    """Return the `subscription_confirmed` envelope of a request that is carried out by a plan."""
     data: dict[str, Any] = {"channels": [str(p) for p in plan.granted], "denied": plan.denied}
     if since is not None:
         data["recovered"] = not missing

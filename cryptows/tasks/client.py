@@ -14,6 +14,7 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -73,7 +74,8 @@ class Client:
         self._behind: trio.MemorySendChannel[None] | None = None
         self._taken: trio.Event | None = None  # somebody waits until nothing waits
         self._farewell = False  # the close frame was sent or queued
-        self._queued: deque[requests.Request] | None = None  # behind one that is carried out
+        # Requests behind one that is carried out, with the session they were for.
+        self._queued: deque[tuple[requests.Request, Session]] | None = None
         self._socket: socket.socket | None = None
         self.send: Callable[[bytes], int] = _discard
         if sock is not None:
@@ -264,17 +266,28 @@ class Client:
                 await self._taken.wait()
 
     def request(self, request: requests.Request) -> None:
-        """Answer a request. One that takes reading is carried out beside; those behind it wait."""
+        """Answer a request, in the order they come and between two passes.
+
+        One that takes reading is carried out beside; those behind it wait.
+        """
+        self.hub.between_passes(partial(self._ask, request, self.session), self)
+
+    def _ask(self, request: requests.Request, session: Session) -> None:
         if self._queued is not None:
             if len(self._queued) < self.hub.settings.limits.requests:
-                self._queued.append(request)
+                self._queued.append((request, session))
             else:
                 self.end(Refusal(4029, "too many requests at once", come_back=True))
             return
-        plan = self.hub.answers.handle(self, request, trio.current_time(), now_ms())
+        plan = self._handle(request, session)
         if plan is not None:
             self._queued = deque()
             self.beside(self._carry_out, plan)
+
+    def _handle(self, request: requests.Request, session: Session) -> Recover | Query | None:
+        if session is not self.session or not session.open:
+            return None  # what was asked before the end of a session is not for the next one
+        return self.hub.answers.handle(self, request, trio.current_time(), now_ms())
 
     async def _carry_out(self, plan: Recover | Query | None) -> None:
         """Carry out a plan and the requests that came in meanwhile."""
@@ -285,8 +298,7 @@ class Client:
                 await replays.run(self.hub, self, plan)
             if not queued or not self.session.open:
                 break
-            request = queued.popleft()
-            plan = self.hub.answers.handle(self, request, trio.current_time(), now_ms())
+            plan = await self.hub.at_rest(partial(self._handle, *queued.popleft()))
         self._queued = None
 
     def seat_as(self, user_id: str | None) -> None:

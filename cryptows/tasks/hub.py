@@ -8,6 +8,7 @@ off to its end, so that a client's confirmation never overtakes an event it shou
 from __future__ import annotations
 
 from collections.abc import Callable, Container
+from functools import partial
 from typing import Protocol, TypeVar
 
 import attrs
@@ -15,7 +16,7 @@ import msgspec
 import trio
 
 from cryptows.broker.admission import ConnectionCounts
-from cryptows.broker.answers import Answers, Peer
+from cryptows.broker.answers import Answers
 from cryptows.broker.auth import Verifier
 from cryptows.broker.counters import Counters, Gauges
 from cryptows.broker.dedup import Dedup
@@ -24,13 +25,14 @@ from cryptows.broker.health import Health
 from cryptows.broker.journal import Journal
 from cryptows.broker.limits import Bans, RequestLimiter
 from cryptows.broker.origins import Origins
+from cryptows.broker.peer import Peer
 from cryptows.broker.pieces import Copies
 from cryptows.broker.publisher import Publisher
 from cryptows.broker.revocations import Revocations
 from cryptows.broker.routes import Routes
 from cryptows.broker.targets import TargetFinder
 from cryptows.config.settings import Settings
-from cryptows.model.channel import ChannelTable
+from cryptows.model.channel import Access, ChannelTable
 from cryptows.model.errors import Refusal
 from cryptows.model.event import Event
 from cryptows.store.writer import StoreTask
@@ -139,8 +141,8 @@ class Hub:
             self.store.set_cursor(user_id, position)
 
     def reconfigure(self, settings: Settings) -> None:
-        """Take over what a reload changed; connected clients stay and keep what they have."""
-        self.settings = settings
+        """Take over what a reload changed; clients stay, with what they still may have."""
+        before, self.settings = self.settings, settings
         limits = settings.limits
         self.verifier = Verifier(settings.auth, self.keys, self.revocations)
         self.limiter.configure(limits.requests, limits.window, limits.strikes)
@@ -148,6 +150,11 @@ class Hub:
         self.seats.limits = limits
         self.origins = Origins(settings.cors)
         self.publisher.reconfigure(settings.channels, settings.types)
+        if access_of(settings.channels) != access_of(before.channels):
+            for client in list(self.clients.values()):
+                self.between_passes(partial(self.answers.review, client, now_ms()), client)
+        if self.wake is not None:
+            self.wake()  # throttled events may be due earlier
 
     def gauges(self) -> Gauges:
         """Count what is the case now; cheap enough for every scrape, not for every event."""
@@ -238,3 +245,8 @@ class Hub:
             del self.clients[client.session.id]
             self.counters.disconnected(code)
         self.between_passes(lambda: self.routes.leave(client))
+
+
+def access_of(table: ChannelTable) -> dict[str, Access]:
+    """Return who may subscribe to each channel."""
+    return {rules.name: rules.access for rules in table.classes}
