@@ -56,8 +56,8 @@ class Client:
     """What the daemon holds of a client, whatever its dialect. Times are Trio's clock."""
 
     __slots__ = (
-        "__weakref__", "_behind", "_farewell", "_queued", "_socket", "_taken", "audience", "ending",
-        "hub", "outbox", "pulse", "seat", "send", "session", "skipped",
+        "__weakref__", "_behind", "_farewell", "_last_words", "_queued", "_socket", "_taken",
+        "audience", "ending", "hub", "outbox", "pulse", "seat", "send", "session", "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,7 @@ class Client:
         self.ending: Refusal | None = None
         self.audience: Audience
         self.pulse: Pulse
+        self._last_words: trio.CancelScope | None = None  # who waits until the close frame is written
         self._behind: trio.MemorySendChannel[None] | None = None
         self._taken: trio.Event | None = None  # somebody waits until nothing waits
         self._farewell = False  # the close frame was sent or queued
@@ -229,7 +230,7 @@ class Client:
                     self._caught_up(outbox, slow=chunk == SLOW_PACE)
                     break
                 if sock.fileno() < 0:  # Trio must not wait for descriptor -1
-                    self.broken()
+                    self._broke_off()
                     return
                 try:
                     await trio.lowlevel.wait_writable(sock)
@@ -237,8 +238,13 @@ class Client:
                 except BlockingIOError:
                     continue
                 except (OSError, trio.ClosedResourceError):
-                    self.broken()
+                    self._broke_off()
                     return
+
+    def _broke_off(self) -> None:
+        self.broken()
+        if self._last_words is not None:
+            self._last_words.cancel()
 
     def _caught_up(self, outbox: Outbox, slow: bool = False) -> None:
         self.skipped += outbox.skipped
@@ -247,6 +253,8 @@ class Client:
             self._taken.set()
             self._taken = None
         self.hub.behind.pop(self, None)
+        if self._last_words is not None:
+            self._last_words.cancel()
         if self.session.open:  # else the close frame is still to find room
             kernel = self.hub.settings.delivery.kernel_buffer
             self._let_kernel_hold(min(UNKNOWN_PACE, kernel) if slow else kernel)
@@ -316,9 +324,26 @@ class Client:
         if not self.session.step(Step.END):
             return
         self.ending = refusal
+        self._fall_silent()
+        self.beside(self.say_goodbye, refusal)
+
+    def _fall_silent(self) -> None:
         self.send = _discard  # after a close frame nothing may follow
         self.hub.between_passes(lambda: self.hub.routes.leave(self))
-        self.beside(self.say_goodbye, refusal)
+
+    async def last_words(self) -> None:
+        """The connection is closing: return when the close frame is written, soon in any case.
+
+        Of what waits in front of it, only the frame that the client has part of is still sent.
+        """
+        if self.outbox is None or self._socket is None or self._socket.fileno() < 0:
+            return
+        if self.session.step(Step.END):
+            self._fall_silent()
+        self.outbox.drop_queued()
+        self._wake()
+        with trio.move_on_after(GOODBYE) as self._last_words:
+            await trio.sleep_forever()
 
     async def say_goodbye(self, refusal: Refusal) -> None:
         """Close the connection as the dialect does; has its own deadline."""

@@ -83,6 +83,9 @@ class Probe:
     def too_long(self, limit: int) -> None:
         self.close()
 
+    async def last_words(self) -> None:
+        """Return: what fits is written at once."""
+
     def close(self) -> None:
         """Close this WebSocket; the session by polling is not concerned."""
         client = self._client

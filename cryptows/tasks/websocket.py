@@ -50,6 +50,10 @@ class Owner(Protocol):
         """A message was longer than allowed; the rest of it is thrown away."""
         ...
 
+    async def last_words(self) -> None:
+        """The last frame was given to `control`; return when it is written or given up."""
+        ...
+
 
 class _Nobody:
     """The owner of a connection that has ended."""
@@ -67,6 +71,9 @@ class _Nobody:
         pass
 
     def too_long(self, limit: int) -> None:
+        pass
+
+    async def last_words(self) -> None:
         pass
 
 
@@ -234,6 +241,9 @@ class WebSocket(trio_websocket.WebSocketConnection):
         if self._wsproto.state is ConnectionState.OPEN:
             # Not the peer's close but a frame that breaks the protocol: say so (RFC 6455 7.1.7).
             await self._send(CloseConnection(code=event.code, reason=event.reason))
+        elif self._wsproto.state is ConnectionState.REMOTE_CLOSING:
+            await self._send(event.response())
+        await self._owner.last_words()  # closing the socket, the library would cut them off
         await super()._handle_close_connection_event(event)
 
 

@@ -17,9 +17,12 @@ import wsproto
 from wsproto.events import BytesMessage, Ping, TextMessage
 
 from cryptows.broker.answers import Answers
+from cryptows.broker.session import State
 from cryptows.model.errors import Refusal
 from cryptows.tasks import websocket
-from tests.tasks.house import house
+from cryptows.tasks.client import Client
+from cryptows.wire.envelope import Packet
+from tests.tasks.house import House, Screen, house, quote
 
 LIBRARY = trio_websocket.WebSocketConnection
 MASK = b"\x01\x02\x03\x04"
@@ -251,6 +254,69 @@ async def test_who_breaks_the_protocol_is_told_so(autojump_clock, data, code):
         await home.settled()
         assert (await other.ask("ping"))["type"] == "pong"
         assert home.hub.counters.disconnects == {code: 1}
+
+
+@pytest.mark.parametrize(("data", "code"), [(frame(0x88, b"\x03\xe8"), 1000), (frame(0x83), 1002)])
+async def test_the_close_frame_reaches_a_client_that_is_behind(autojump_clock, data, code):
+    async with house() as home:
+        screen = await home.screen(token=home.token("123"))
+        await screen.ask("subscribe", channels=["market_data"])
+        client = await far_behind(home, screen)
+
+        await screen.stream.send_all(data)
+        await home.settled()
+        await home.publish(quote("BTCUSDT", 50000))  # is not sent after the close frame
+        await trio.sleep(1)
+        screen.resume()
+        ended = await screen.end()
+
+        assert ended is not None
+        assert ended[0] == code
+        assert len(screen.seen) < 20  # nor what had not yet begun
+        await home.settled()
+        assert client.session.state is State.ENDED
+        assert home.hub.counters.disconnects == {code: 1}
+        assert not home.hub.behind
+
+
+async def test_who_closes_and_reads_no_more_is_cut_off(autojump_clock):
+    async with house() as home:
+        screen = await home.screen()
+        await far_behind(home, screen)
+
+        await screen.close(1000)
+        await trio.sleep(2.9)
+        assert home.hub.clients
+        await trio.sleep(0.2)
+
+        assert not home.hub.clients
+        assert home.hub.counters.disconnects == {1000: 1}
+
+
+async def test_who_closes_and_vanishes_is_gone_at_once(autojump_clock):
+    async with house() as home:
+        screen = await home.screen()
+        await far_behind(home, screen)
+
+        await screen.close(1000)
+        await home.settled()
+        await screen.stream.aclose()
+        await home.settled()
+
+        assert not home.hub.clients
+        assert home.hub.counters.disconnects == {1000: 1}
+        assert trio.current_time() == 0
+
+
+async def far_behind(home: House, screen: Screen) -> Client:
+    """Let a client that has stopped reading have much to read."""
+    await home.settled()
+    (client,) = home.hub.clients.values()
+    screen.pause()
+    for _ in range(40):
+        client.packet(Packet(b'{"type":"x","data":"%s"}' % (b"y" * 20_000)))
+    assert client.outbox
+    return client
 
 
 async def test_pings_and_messages_during_our_goodbye_do_no_harm(autojump_clock):
