@@ -71,7 +71,7 @@ class Client:
         self.ending: Refusal | None = None
         self.audience: Audience
         self.pulse: Pulse
-        self._last_words: trio.CancelScope | None = None  # who waits until the close frame is written
+        self._last_words: trio.CancelScope | None = None  # waits for the close frame
         self._behind: trio.MemorySendChannel[None] | None = None
         self._taken: trio.Event | None = None  # somebody waits until nothing waits
         self._farewell = False  # the close frame was sent or queued
