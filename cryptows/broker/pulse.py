@@ -39,5 +39,6 @@ class Pulse:
         if not self._waiting and now >= self._pinged_at + self.interval:
             self._pinged_at, self._waiting = now, True
             return Due(now + min(self.timeout, self.interval), ping=True)
-        wait = self.timeout if self._waiting else self.interval
-        return Due(self._pinged_at + wait)
+        if self._waiting:  # a late pong does not put the next ping off until it was overdue
+            return Due(min(self._pinged_at + self.timeout, now + self.interval))
+        return Due(self._pinged_at + self.interval)

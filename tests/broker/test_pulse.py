@@ -37,8 +37,19 @@ def test_a_pong_is_waited_for_even_longer_than_an_interval():
     pulse = Pulse(interval=10, timeout=30, pinged_at=0)
     assert pulse.tick(10) == Due(20, ping=True)
 
-    assert pulse.tick(20) == Due(40)  # no second ping while one waits
+    assert pulse.tick(20) == Due(30)  # no second ping while one waits
+    assert pulse.tick(30) == Due(40)
     assert pulse.tick(40).overdue
+
+
+def test_a_late_pong_does_not_put_off_the_next_ping_any_longer():
+    pulse = Pulse(interval=10, timeout=30, pinged_at=0)
+    pulse.tick(10)
+    assert pulse.tick(20) == Due(30)
+
+    pulse.pong()
+
+    assert pulse.tick(30) == Due(40, ping=True)
 
 
 def test_a_pong_that_nobody_asked_for_does_no_harm():

@@ -136,7 +136,8 @@ class Daemon:
                 producer.send([{"hello": {"producer": name, "acks": True}}])
                 hello = producer.answers(1)[0]
                 assert hello["ok"], hello
-            yield producer
+            with contextlib.closing(producer):
+                yield producer
 
     # -- what it says
 
@@ -268,6 +269,11 @@ class Producer:
         lines = [self._file.readline() for _ in range(count)]
         assert all(lines), f"the daemon closed the feed connection; answers: {lines}"
         return [json.loads(line) for line in lines]
+
+    def close(self) -> None:
+        """Leave; the socket stays open as long as one of the two is."""
+        self._file.close()
+        self.socket.close()
 
     def finish(self) -> list[dict[str, Any]]:
         """Say that nothing more comes; return all further answers."""
