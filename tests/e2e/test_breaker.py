@@ -1,4 +1,4 @@
-"""The disk fails: live delivery goes on, everybody who has to know is told, and it ends by itself."""
+"""The disk fails: delivery goes on, who has to know is told, and all is well again by itself."""
 
 from __future__ import annotations
 
