@@ -11,6 +11,7 @@ channel, is woken. Nobody ever waits for a client: writes do not block, a goodby
 from __future__ import annotations
 
 import errno
+import math
 import socket
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -57,7 +58,8 @@ class Client:
 
     __slots__ = (
         "__weakref__", "_behind", "_farewell", "_last_words", "_queued", "_socket", "_taken",
-        "audience", "ending", "hub", "outbox", "pulse", "seat", "send", "session", "skipped",
+        "_ticks_at", "audience", "ending", "hub", "outbox", "pulse", "seat", "send", "session",
+        "skipped",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +76,7 @@ class Client:
         self._last_words: trio.CancelScope | None = None  # waits for the close frame
         self._behind: trio.MemorySendChannel[None] | None = None
         self._taken: trio.Event | None = None  # somebody waits until nothing waits
+        self._ticks_at = math.inf  # when the reaper comes next
         self._farewell = False  # the close frame was sent or queued
         # Requests behind one that is carried out, with the session they were for.
         self._queued: deque[tuple[requests.Request, Session]] | None = None
@@ -295,6 +298,8 @@ class Client:
     def _handle(self, request: requests.Request, session: Session) -> Recover | Query | None:
         if session is not self.session or not session.open:
             return None  # what was asked before the end of a session is not for the next one
+        if request.type == "authenticate":
+            self.tick_soon()  # the new token may end before the next ping
         return self.hub.answers.handle(self, request, trio.current_time(), now_ms())
 
     async def _carry_out(self, plan: Recover | Query | None) -> None:
@@ -411,15 +416,30 @@ class Client:
         return self.session.state is State.ENDED
 
     def tick(self, now: float) -> float | None:
-        """Do what is due and return when to come again; None when the client has gone."""
-        if not self.session.open:
+        """Do what is due and return when to come again; entries that were overtaken are let go."""
+        if now < self._ticks_at:
             return None
+        self._ticks_at = math.inf
+        again = self._ticks_at = min(self.tend(now), self._ticks_at)
+        return again if again < math.inf else None
+
+    def tick_soon(self, at: float | None = None) -> None:
+        """Be ticked now, or at a time earlier than was planned."""
+        at = trio.current_time() if at is None else at
+        if at < self._ticks_at:
+            self._ticks_at = at
+            self.hub.reaper.watch(self, at)
+
+    def tend(self, now: float) -> float:
+        """Do what is due; return when there is more to do, infinity if never."""
+        if not self.session.open:
+            return math.inf
         due = self.pulse.tick(now)
         if due.overdue:
             self.hub.counters.pong_timeouts += 1
             waited = self.hub.settings.heartbeat.timeout
             self.end(Refusal(4010, f"no pong for {waited:g} s", come_back=True))
-            return None
+            return math.inf
         if due.ping:
             self.ping(now)
         return min(due.next, self.hub.answers.check_session(self, now, unix_now()))

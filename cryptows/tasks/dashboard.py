@@ -157,8 +157,6 @@ class Dashboard(SocketIoClient):
             self.hub.answers.refuse(self, error, trio.current_time(), now_ms(), blank)
             return
         self.request(Asked(**msgspec.structs.asdict(request), event=ack))
-        if request.type == "authenticate":
-            self.tick_soon()  # the token may end before the next ping
 
     def answer(self, request: requests.Request, text: bytes) -> None:
         packets = [self.wire.message(text)]

@@ -57,7 +57,7 @@ class Polled(Protocol):
 class EngineClient(Client):
     """A client of a mount. Subclasses say what its messages mean."""
 
-    __slots__ = ("_base64", "_poll", "_probe", "_ticks_at", "_ws", "engine", "mount")
+    __slots__ = ("_base64", "_poll", "_probe", "_ws", "engine", "mount")
 
     def __init__(
         self,
@@ -77,7 +77,6 @@ class EngineClient(Client):
         self._ws: WebSocket | None = None
         self._probe: Probe | None = None
         self._poll: trio.CancelScope | None = None  # of the GET that waits
-        self._ticks_at = math.inf
 
     # for the subclass
 
@@ -348,26 +347,14 @@ class EngineClient(Client):
 
     # time
 
-    def tick(self, now: float) -> float | None:
-        """Do what is due; entries that an earlier one has overtaken are let go."""
-        if now < self._ticks_at:
-            return None
-        self._ticks_at = math.inf
+    def tend(self, now: float) -> float:
         self.look(now)
         if self.engine.closed:
-            return None
+            return math.inf
         again = self.engine.deadline()
         if self.session.open:
             again = min(again, self.due(now))
-        self._ticks_at = again
-        return again if again < math.inf else None
-
-    def tick_soon(self, at: float | None = None) -> None:
-        """Be ticked now, or at a time earlier than was planned."""
-        at = trio.current_time() if at is None else at
-        if at < self._ticks_at:
-            self._ticks_at = at
-            self.hub.reaper.watch(self, at)
+        return again
 
     def look(self, now: float) -> None:
         """Do what the engine's deadlines demand; also before a request, so that no timer's

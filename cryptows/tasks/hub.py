@@ -234,7 +234,7 @@ class Hub:
         client.session.since = now
         self.clients[client.session.id] = client
         self.answers.welcome(client, now_ms())
-        self.reaper.watch(client, now)
+        client.tick_soon()
         if self.draining:  # its handshake was under way when the others were told
             client.end(RESTARTING)
 

@@ -274,6 +274,19 @@ async def test_a_token_is_refreshed_in_place(autojump_clock):
         assert trio.current_time() == pytest.approx(540 + 1140, abs=0.01)
 
 
+async def test_the_end_of_a_token_that_came_in_a_message_is_kept_to_the_second(autojump_clock):
+    async with house("auth.leeway=0s", "auth.expiry_notice=2s") as home:
+        screen = await home.screen()
+        await trio.sleep(1)
+
+        await screen.ask("authenticate", token=home.token(ttl=5))
+
+        await screen.next("token_expiring")
+        assert trio.current_time() == pytest.approx(4, abs=0.01)
+        assert await screen.end() == (4002, "token expired")
+        assert trio.current_time() == pytest.approx(6, abs=0.01)
+
+
 async def test_a_fresh_token_that_is_wrong_leaves_the_old_in_force(autojump_clock):
     async with house() as home:
         screen = await home.screen(token=home.token("7"))
