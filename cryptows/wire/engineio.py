@@ -53,7 +53,7 @@ class Incoming:
     """A packet from a client. Binary data is always a MESSAGE's."""
 
     kind: Kind
-    data: str | bytes = ""
+    data: str | bytes = attrs.field(default="", repr=False)  # may hold a token
 
 
 @attrs.frozen

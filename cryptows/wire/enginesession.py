@@ -86,7 +86,7 @@ class Due(enum.Enum):
 class EngineSession:
     """One session. `sid` is a secret of this client: whoever knows it can poll in its place."""
 
-    sid: str
+    sid: str = attrs.field(repr=False)
     timing: Timing
     opened: float
     state: State = State.POLLING

@@ -61,7 +61,8 @@ class SocketPacket:
     type: Type
     namespace: str = "/"
     id: int | None = None
-    data: Any = None  # CONNECT: an object or None; EVENT and ACK: a list
+    # CONNECT: an object or None; EVENT and ACK: a list. Not shown, as it may hold a token.
+    data: Any = attrs.field(default=None, repr=False)
     attachments: int = 0
 
 
@@ -69,7 +70,7 @@ def decode(text: str) -> SocketPacket:
     """Read the text part of a packet; raise ProtocolError."""
     match = _PACKET.match(text)
     if match is None:
-        raise ProtocolError(f"not a Socket.IO packet: {text[:20]!r}")
+        raise ProtocolError("not a Socket.IO packet")
     type_ = Type(int(match["type"]))
     namespace = match["namespace"] or "/"
     if len(namespace) > MAX_NAMESPACE:

@@ -27,7 +27,7 @@ class Connect:
     """A client wants to join a namespace: `accept` or `refuse` it."""
 
     namespace: str
-    auth: dict[str, Any] | None
+    auth: dict[str, Any] | None = attrs.field(repr=False)
 
 
 @attrs.frozen
@@ -43,7 +43,7 @@ class Event:
 
     namespace: str
     name: str | int | float
-    arguments: list[Any]
+    arguments: list[Any] = attrs.field(repr=False)
     id: int | None = None
 
 

@@ -267,3 +267,17 @@ def test_any_sequence_gives_meanings_or_a_protocol_error(messages):
                 session.event(meaning.namespace, "q", [], call=meaning)
             case Leave():
                 session.leave(meaning.namespace, 1)
+
+
+def test_what_may_hold_a_token_is_not_shown():
+    secret = "marker-7f3a"
+    session = fresh()
+
+    wish = session.receive(f'0{{"token":"{secret}"}}')
+    session.accept("/", "sid")
+    event = session.receive(f'2["authenticate",{{"token":"{secret}"}}]')
+
+    assert secret not in repr([wish, event])
+    with pytest.raises(ProtocolError) as error:
+        session.receive(f'{{"token":"{secret}"}}')
+    assert secret not in str(error.value)
