@@ -164,7 +164,7 @@ class Recovery:
             read = []
             for pattern, n in self._stored.items():
                 self._tell(pattern, n, until, str(error))
-        self._page = [event for event in read if self._wants(event)]
+        self._page = self._select(read)
         self._read_to = read[-1].n if read else until
 
     def _beyond_rings(self) -> dict[Pattern, int]:
@@ -219,17 +219,23 @@ class Recovery:
             return records, end
         if self._stored:
             end = min(end, self._read_to)
+        if not self._late and not records:
+            return self._page, end
         # By position: two patterns may bring the same event, one of the store, one of the ring.
         found: dict[int, Kept] = {record.n: record for record in records}
         found |= {record.n: record for record in self._late.values()}
         found |= {event.n: event for event in self._page}
         return [found[n] for n in sorted(found) if n <= end], end
 
-    def _wants(self, event: StoredEvent) -> bool:
-        return any(
-            p.channel == event.channel and n < event.n and p.matches(event.symbol)
-            for p, n in self._stored.items()
-        )
+    def _select(self, events: Sequence[StoredEvent]) -> list[StoredEvent]:
+        """Return those of the events read that the patterns cover after their positions."""
+        whole = {p.channel: n for p, n in self._stored.items() if p.symbol is None}
+        rest = [(p, n) for p, n in self._stored.items() if p.symbol is not None]
+        return [
+            e for e in events
+            if e.n > whole.get(e.channel, e.n)
+            or any(p.channel == e.channel and e.n > n and p.matches(e.symbol) for p, n in rest)
+        ]  # fmt: skip
 
     def _send(self, events: Sequence[Kept]) -> None:
         """Send events marked `replay`, each after what of its stream has to be told as skipped."""
