@@ -289,13 +289,14 @@ def start(
     config: str = "",
     environ: dict[str, str] | None = None,
     key: str | None = None,
+    listen: Sequence[str] = (),
 ) -> Iterator[Daemon]:
     """Start a daemon, yield it when it is ready, stop it at the end; raise NotStarted.
 
     `sets` are `--set` arguments, `config` is TOML added to the config file, `environ` is added to
-    an environment without any `CRYPTOWS_*`.
+    an environment without any `CRYPTOWS_*`, `listen` are addresses beside its port.
     """
-    daemon = _launch(folder, sets, config, environ, key)
+    daemon = _launch(folder, sets, config, environ, key, listen)
     try:
         daemon._wait_ready()
         yield daemon
@@ -348,13 +349,14 @@ def _launch(
     config: str,
     environ: dict[str, str] | None,
     key: str | None,
+    listen: Sequence[str],
 ) -> Daemon:
     key = key or secrets.token_urlsafe(48)
     port = free_port()
     sockets = folder
     if len(os.fsencode(folder / "control.sock")) > SUN_PATH:
         sockets = Path(tempfile.mkdtemp(prefix="cryptows-"))
-    write_config(folder, sockets, port, key, config)
+    write_config(folder, sockets, port, key, config, listen)
     clean = {k: v for k, v in os.environ.items() if not k.startswith("CRYPTOWS_")}
     for name in ("JWT_SECRET", "FRONTEND_URL", "NOTIFY_SOCKET", "JOURNAL_STREAM", "LISTEN_FDS"):
         clean.pop(name, None)
@@ -364,7 +366,9 @@ def _launch(
     return Daemon(folder, port, key, all_sets, clean, process, sockets)
 
 
-def write_config(folder: Path, sockets: Path, port: int, key: str, more: str = "") -> None:
+def write_config(
+    folder: Path, sockets: Path, port: int, key: str, more: str = "", listen: Sequence[str] = ()
+) -> None:
     """Write `cryptows.toml` and the key file that a daemon in a temporary folder runs on."""
     key_file = folder / "token.key"
     key_file.touch(0o600)
@@ -372,7 +376,7 @@ def write_config(folder: Path, sockets: Path, port: int, key: str, more: str = "
     state = folder / "state"
     state.mkdir(mode=0o700, exist_ok=True)
     values = {
-        "server.listen": [f"127.0.0.1:{port}"],
+        "server.listen": [f"127.0.0.1:{port}", *listen],
         "server.state_dir": str(state),
         "server.control_socket": str(sockets / "control.sock"),
         "feed.socket": str(sockets / "feed.sock"),
