@@ -261,8 +261,7 @@ async def test_frames_may_follow_the_handshake_at_once(autojump_clock):
 
         data = await stream.receive_some()
 
-        assert data.count(b'"type":"connection"') == 1
-        assert data.endswith(b'"}') or b'"type":"pong"' in data
+        assert data.index(b'"type":"connection"') < data.index(b'"type":"pong"')
 
 
 async def test_while_it_drains_a_connection_serves_one_request_only(autojump_clock):
