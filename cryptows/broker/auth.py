@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -98,7 +99,9 @@ class Verifier:
         self._revocations = Revocations() if revocations is None else revocations
         self._jws = _signatures(settings.algorithms)
         self._capacity = capacity
-        self._cache: dict[bytes, _Checked] = {}  # oldest first, at most `capacity`
+        self._cache: OrderedDict[bytes, _Checked] = (
+            OrderedDict()
+        )  # oldest first, at most `capacity`
 
     def verify(self, token: str, now: float) -> Identity:
         """Return whose token it is at Unix time `now`.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import enum
 import math
 from array import array
+from collections import OrderedDict
 
 import attrs
 
@@ -99,7 +100,7 @@ class RequestLimiter:
         self._window = window
         self._strikes = strikes
         self._capacity = capacity
-        self._clients: dict[str, _Client] = {}  # quiet longest first
+        self._clients: OrderedDict[str, _Client] = OrderedDict()  # quiet longest first
 
     def __len__(self) -> int:
         return len(self._clients)
@@ -149,7 +150,9 @@ class Bans:
     def __init__(self, seconds: float, *, capacity: int = BANS) -> None:
         self._seconds = seconds
         self._capacity = capacity
-        self._until: dict[str, float] = {}  # client_key -> when it ends; the oldest ban first
+        self._until: OrderedDict[str, float] = (
+            OrderedDict()
+        )  # client_key -> when it ends; the oldest ban first
 
     def __len__(self) -> int:
         return len(self._until)

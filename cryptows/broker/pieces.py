@@ -8,6 +8,7 @@ for a client must not get as old as `delivery.max_lag`.
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -82,7 +83,7 @@ class Copies:
     most: int = COPIES
     _users: int = attrs.field(default=0, init=False)
     _size: int = attrs.field(default=0, init=False)
-    _made: dict[str, dict[int, Record]] = attrs.field(factory=dict, init=False)
+    _made: dict[str, OrderedDict[int, Record]] = attrs.field(factory=dict, init=False)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -98,7 +99,7 @@ class Copies:
 
     def of(self, events: Iterable[Kept], mark: str) -> list[Record]:
         """Return the events as they are sent again. No newer event replaces one of these."""
-        made = self._made.setdefault(mark, {})
+        made = self._made.setdefault(mark, OrderedDict())
         found = []
         for event in events:
             copy = made.get(event.n)
@@ -107,7 +108,7 @@ class Copies:
                 self._size += 3 * len(copy.envelope) + OVERHEAD  # the text, and it as two frames
             found.append(copy)
         while self._size > self.most and made:
-            self._size -= 3 * len(made.pop(next(iter(made))).envelope) + OVERHEAD
+            self._size -= 3 * len(made.popitem(last=False)[1].envelope) + OVERHEAD
         return found
 
     def _copy(self, event: Kept, mark: str) -> Record:

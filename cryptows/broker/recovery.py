@@ -8,6 +8,8 @@ dropped it is gone.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import attrs
 
 from cryptows.config.settings import Recovery
@@ -28,7 +30,7 @@ class Recoveries:
 
     def __init__(self, settings: Recovery) -> None:
         self.settings = settings  # exchanged by a reload
-        self._lost: dict[str, tuple[float, Lost]] = {}  # pid -> until when, what
+        self._lost: OrderedDict[str, tuple[float, Lost]] = OrderedDict()  # pid -> until when, what
 
     def __len__(self) -> int:
         return len(self._lost)

@@ -54,6 +54,20 @@ def test_without_a_window_nothing_is_remembered():
     assert len(dedup) == 0
 
 
+def test_an_id_costs_no_more_once_the_bound_is_reached():
+    dedup = Dedup(1000, 30_000)
+
+    def add_all(name: str) -> float:
+        started = time.process_time()
+        for n in range(30_000):
+            dedup.add(f"{name}{n}", b"k.1", 1)
+        return time.process_time() - started
+
+    filling = add_all("a")
+
+    assert add_all("b") < 10 * filling  # a dict would take a hundred times as long
+
+
 def test_a_clock_that_is_set_back_forgets_nothing():
     dedup = Dedup(1000, 100)
     dedup.add("t-1", b"k.1", 5000)
