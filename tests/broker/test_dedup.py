@@ -1,5 +1,7 @@
 """Which ids are known: held against a list of all that were ever added."""
 
+import time
+
 from hypothesis import given
 from hypothesis import strategies as st
 
