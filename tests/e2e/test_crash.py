@@ -2,7 +2,8 @@
 
 A producer feeds events of one user with ids and acknowledgements, and sends again what was not
 answered when the daemon died, as producers do. A client follows that user's channel and recovers
-by `since` each time. CRYPTOWS_CRASHES=50 crashes it fifty times; the usual run does so five times.
+by `since` each time. Every other time it feeds batch lines of ten. CRYPTOWS_CRASHES=50 crashes it
+fifty times; the usual run does so ten times, or as often as it can within ENOUGH.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from tests.e2e.daemon import Daemon, start
 
 pytestmark = pytest.mark.e2e
 
-CRASHES = int(os.environ.get("CRYPTOWS_CRASHES", "5"))
+CRASHES = int(os.environ.get("CRYPTOWS_CRASHES", "10"))
+ENOUGH = 25.0 if "CRYPTOWS_CRASHES" not in os.environ else 1e9  # seconds
 IN_FLIGHT = 100
+BATCH = 10
 CHANNEL = "user_7_trades"
 
 
@@ -38,7 +41,7 @@ class Bot(threading.Thread):
         self.feed, self.stop = daemon, threading.Event()
         self.acknowledged: dict[str, str] = {}  # id: offset
         self.errors: list[dict[str, Any]] = []
-        self.made = 0
+        self.made = self.rounds = 0
         self.unanswered: list[str] = []
 
     def has_more_than(self, acknowledged: int) -> bool:
@@ -61,21 +64,25 @@ class Bot(threading.Thread):
                 self.exchange(producer, new)
 
     def exchange(self, producer: Any, ids: list[str]) -> None:
-        ids = list(ids)
+        """Send events, one or several a line, and take the answers, which come line by line."""
+        self.rounds += 1
+        size = BATCH if self.rounds % 2 else 1
+        lines = [ids[at : at + size] for at in range(0, len(ids), size)]
         producer.send(
-            {
-                "type": "trade_execution", "user_id": "7", "id": id_,
-                "data": {"symbol": "BTCUSDT", "side": "buy", "quantity": 1, "tag": id_},
-            }
-            for id_ in ids
-        )  # fmt: skip
-        for _ in ids:
+            trade(ids[0]) if size == 1 else {"batch": [*map(trade, ids)]} for ids in lines
+        )
+        for line in lines:
             (answer,) = producer.answers(1)
             if answer["ok"]:
-                self.acknowledged[answer["id"]] = answer["offset"]
+                self.acknowledged |= dict.fromkeys(line, answer["offset"])
             else:
                 self.errors.append(answer)
-            self.unanswered.remove(answer["id"])
+            self.unanswered = self.unanswered[len(line) :]
+
+
+def trade(id_: str) -> dict[str, Any]:
+    data = {"symbol": "BTCUSDT", "side": "buy", "quantity": 1, "tag": id_}
+    return {"type": "trade_execution", "user_id": "7", "id": id_, "data": data}
 
 
 class Follower(threading.Thread):
@@ -120,7 +127,7 @@ class Follower(threading.Thread):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(120 + 6 * CRASHES)
+@pytest.mark.timeout(120 + 8 * CRASHES)
 def test_what_was_acknowledged_survives_kill_9_and_is_delivered_once(tmp_path):
     seed = int(os.environ.get("CRYPTOWS_SEED", time.time_ns() % 1_000_000))
     print("CRYPTOWS_SEED", seed)
@@ -131,7 +138,10 @@ def test_what_was_acknowledged_survives_kill_9_and_is_delivered_once(tmp_path):
         follower.start()
         assert follower.ready.wait(10)
         bot.start()
+        enough = time.monotonic() + ENOUGH
         for _ in range(CRASHES):
+            if time.monotonic() > enough:
+                break
             time.sleep(moments.uniform(0.02, 0.8))
             daemon.restart(signal.SIGKILL)
             daemon.wait_until(functools.partial(bot.has_more_than, len(bot.acknowledged)), 30)
