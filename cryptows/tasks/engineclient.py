@@ -41,7 +41,7 @@ PROTOCOL_ERROR = 1002  # RFC 6455 7.4.1; the reference closes without a code
 GRACE = 0.025  # seconds; connections are served in no particular order
 PAUSE = 64  # packets of one POST before the other tasks get a turn
 LOST = 1006  # the same: the connection broke without a goodbye
-PATIENCE = 5  # polls that may be missed, so to say, until `delivery.max_lag` ends a client
+PATIENCE = 0.5  # of `delivery.max_lag` in which a client may poll again and have missed nothing
 POLL_BYTES = 64 * 1024  # about how much one GET brings
 LEFT = Refusal(1000, "closed by the client", come_back=True)
 
@@ -241,7 +241,7 @@ class EngineClient(Client):
         outbox = super()._new_outbox(wire)
         if wire is SOCKETIO_POLLING:
             # Between two polls nobody is slow; who takes longer gets the newest events only.
-            outbox.patience = outbox.max_lag / PATIENCE
+            outbox.patience = outbox.max_lag * PATIENCE
         return outbox
 
     def poll_done(self, answer: PollAnswer) -> None:

@@ -9,6 +9,7 @@ import { createInterface } from "node:readline";
 const say = (on, more = {}) => process.stdout.write(JSON.stringify({ on, ...more }) + "\n");
 const clients = [];
 let upgraded = 0;
+let told = 0; // times a client was told that it was too slow for all events
 let faults = [];
 
 function join(url, token, index, symbol) {
@@ -24,8 +25,13 @@ function join(url, token, index, symbol) {
   });
   socket.on("connect", () => socket.emit("subscribe", { channels: [`market_data:${symbol}`] }));
   socket.on("message", (m) => {
+    if (m.type === "skipped") {
+      told += 1;
+      client.seq = m.data.toSeq;
+    }
     if (m.type !== "market_data_update" || m.snapshot) return;
-    if (client.seq !== undefined && m.seq !== client.seq + 1) fault(`seq ${m.seq} after ${client.seq}`);
+    if (client.seq !== undefined && m.seq !== client.seq + 1)
+      fault(`seq ${m.seq} after ${client.seq} by ${socket.io.engine.transport.name}`);
     client.seq = m.seq;
     client.last = m.data.price;
   });
@@ -46,7 +52,7 @@ const commands = {
       await new Promise((resolve) => setTimeout(resolve, 20));
     const late = clients.filter((c) => c.last !== last[c.symbol]).length;
     if (late) faults.push(`${late} clients did not get the last event`);
-    say("result", { faults, upgraded });
+    say("result", { faults, upgraded, told });
   },
 };
 

@@ -297,7 +297,9 @@ async def test_a_copy_of_the_page_evicts_the_older_connection(tmp_path: Path):
 
 @pytest.mark.slow
 async def test_two_hundred_clients_upgrade_while_a_thousand_events_a_second_flow(tmp_path: Path):
-    async with running(tmp_path, FAST) as daemon, node("crowd_agent.mjs") as crowd:
+    # On a busy machine one Node process with so many clients may well be slow for seconds.
+    sets = [*FAST, "delivery.max_lag=60s"]
+    async with running(tmp_path, sets) as daemon, node("crowd_agent.mjs") as crowd:
         opening = {"url": daemon.http, "token": daemon.token(), "clients": 200, "symbols": 20}
         await crowd.do("open", **opening)
         stop = trio.Event()
@@ -323,5 +325,5 @@ async def test_two_hundred_clients_upgrade_while_a_thousand_events_a_second_flow
         result = await crowd.until("result")
 
         assert result["faults"] == []
-        assert result["upgraded"] == 200
+        assert (result["upgraded"], result["told"]) == (200, 0)
         assert daemon.logs("client task failed") == []
