@@ -381,6 +381,42 @@ def test_what_came_after_is_what_a_walk_over_everything_finds(published, starts,
     assert end > min(starts.values(), default=0) or not wanted
 
 
+# history
+
+
+def test_the_oldest_and_the_newest_of_a_pattern_are_found():
+    kept = journal()
+    btc, eth = kept.stream(PRICES, "prices", "BTC"), kept.stream(PRICES, "prices", "ETH")
+    for stream in (btc, eth, btc, btc, eth, btc):
+        publish(kept, stream)
+    wanted, whole = Pattern("prices", "B*"), Pattern("prices")
+
+    assert positions(kept.oldest(wanted, 1, 2)) == [3, 4]
+    assert positions(kept.oldest(whole, 0, 99)) == [1, 2, 3, 4, 5, 6]
+    assert positions(kept.newest(wanted, 0, 2)) == [6, 4]
+    assert positions(kept.newest(wanted, 3, 99)) == [6, 4]
+    assert positions(kept.newest(whole, 5, 99)) == [6]
+    assert kept.oldest(wanted, 6, 9) == kept.newest(wanted, 6, 9) == []
+    assert kept.oldest(Pattern("other"), 0, 9) == kept.newest(Pattern("other"), 0, 9) == []
+
+
+@given(
+    st.lists(st.sampled_from("AB"), max_size=30),
+    st.sampled_from(["prices", "prices:A", "prices:[AB]", "prices:X"]).map(Pattern.parse),
+    st.integers(0, 30),
+    st.integers(0, 9),
+    st.integers(1, 20),
+)
+def test_history_is_what_a_walk_over_everything_finds(symbols, pattern, since, most, events):
+    kept = journal()
+    rules = market("prices", history=keeping(events=events))
+    made = [publish(kept, kept.stream(rules, "prices", symbol)) for symbol in symbols]
+    wanted = [r for r in made[-events:] if pattern.matches(r.symbol) and r.n > since]
+
+    assert kept.oldest(pattern, since, most) == wanted[:most]
+    assert kept.newest(pattern, since, most) == wanted[::-1][:most]
+
+
 def test_what_is_lost_is_told_for_each_channel():
     kept = journal(n=50)
     brief = channel("brief", history=keeping(events=1))

@@ -1,24 +1,32 @@
 """The bytes of frames, held against RFC 6455 and against another implementation."""
 
-from typing import Any
-
 import pytest
 import wsproto.frame_protocol as reference
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptows.wire.frames import MAX_REASON, binary_frame, close_frame, ping_frame, text_frame
+from cryptows.wire.frames import (
+    MAX_REASON,
+    binary_frame,
+    close_frame,
+    is_close,
+    ping_frame,
+    text_frame,
+)
 from tests.wire.reading import BINARY, CLOSE, PING, TEXT, Frame, frames_of
 
 
-def read(data: bytes) -> list[tuple[int, Any]]:
+def read(data: bytes) -> list[tuple[int, bytes]]:
     """Read frames as a client does, with wsproto."""
     protocol = reference.FrameProtocol(client=True, extensions=[])
     protocol.receive_bytes(data)
-    return [
-        (frame.opcode, frame.payload.encode() if isinstance(frame.payload, str) else frame.payload)
-        for frame in protocol.received_frames()
-    ]
+    frames = []
+    for frame in protocol.received_frames():
+        payload = frame.payload
+        assert not isinstance(payload, tuple)  # only a close frame's is
+        data = payload.encode() if isinstance(payload, str) else bytes(payload)
+        frames.append((int(frame.opcode), data))
+    return frames
 
 
 @pytest.mark.parametrize(
@@ -43,9 +51,7 @@ def test_frames_are_what_another_implementation_reads(text, data):
     payload = text.encode()
 
     assert read(text_frame(payload)) == [(reference.Opcode.TEXT, payload)]
-    assert [(op, bytes(d)) for op, d in read(binary_frame(data))] == [
-        (reference.Opcode.BINARY, data)
-    ]
+    assert read(binary_frame(data)) == [(reference.Opcode.BINARY, data)]
 
 
 def test_a_ping_may_carry_something():
@@ -55,6 +61,11 @@ def test_a_ping_may_carry_something():
 
 def test_binary_has_its_own_opcode():
     assert frames_of(binary_frame(b"\x00\xff")) == [Frame(BINARY, b"\x00\xff")]
+
+
+def test_a_close_frame_is_told_from_others():
+    assert is_close(close_frame(1000, ""))
+    assert not is_close(ping_frame())
 
 
 def test_a_close_has_code_and_reason():
