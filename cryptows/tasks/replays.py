@@ -184,6 +184,7 @@ class Recovery:
         hub, client = self.hub, self.client
         if not client.session.open:
             return True
+        self._drop_forbidden()
         if self._values:
             count = cut(self._values, self._pace.size)
             client.records(hub.copies.of(self._values[:count], "snapshot"))
@@ -208,6 +209,19 @@ class Recovery:
             return False
         self._enter()
         return True
+
+    def _drop_forbidden(self) -> None:
+        """Stop sending what a reload has taken away meanwhile."""
+        patterns = self.client.session.patterns
+        if self._starts.keys() <= patterns:
+            return
+        self._starts = {p: n for p, n in self._starts.items() if p in patterns}
+        self._values = [r for r in self._values if self._covers(r)]
+        self._page = [e for e in self._page if self._covers(e)]
+        self._late = {stream: r for stream, r in self._late.items() if self._covers(r)}
+
+    def _covers(self, event: Kept) -> bool:
+        return any(p.channel == event.channel and p.matches(event.symbol) for p in self._starts)
 
     def _collect(self) -> tuple[Sequence[Kept], int]:
         """Return what comes next of rings and store, in order, and up to where it is complete."""
