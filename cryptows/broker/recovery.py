@@ -8,9 +8,11 @@ dropped it is gone.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 
 import attrs
+import msgspec
 
 from cryptows.config.settings import Recovery
 from cryptows.model.channel import Pattern
@@ -25,12 +27,25 @@ class Lost:
     patterns: frozenset[Pattern]
 
 
+class _Kept(msgspec.Struct, gc=False):
+    """The same, packed: thousands of them must not weigh what they were worth alive."""
+
+    until: float
+    sid: str
+    user_id: str | None
+    patterns: bytes
+
+
+_pack = msgspec.json.Encoder().encode
+_unpack = msgspec.json.Decoder(list[str]).decode
+
+
 class Recoveries:
     """What is remembered of lost connections, the one lost longest first."""
 
     def __init__(self, settings: Recovery) -> None:
         self.settings = settings  # exchanged by a reload
-        self._lost: OrderedDict[str, tuple[float, Lost]] = OrderedDict()  # pid -> until when, what
+        self._lost: OrderedDict[str, _Kept] = OrderedDict()  # by pid
 
     def __len__(self) -> int:
         return len(self._lost)
@@ -47,21 +62,28 @@ class Recoveries:
         self.prune(now)
         while len(self._lost) >= self.settings.sessions:
             del self._lost[next(iter(self._lost))]
-        self._lost[pid] = (now + self.settings.window, lost)
+        patterns = _pack([str(pattern) for pattern in lost.patterns])
+        until = now + self.settings.window
+        self._lost[pid] = _Kept(until, lost.sid, lost.user_id, patterns)
 
     def take(self, pid: str, user_id: str | None, now: float) -> Lost | None:
         """Return a lost connection of that user, and forget it; None if there is none."""
         self.prune(now)
         found = self._lost.get(pid)
-        if found is None or found[1].user_id != user_id:
+        if found is None or found.user_id != user_id:
             return None
         del self._lost[pid]
-        return found[1]
+        patterns = frozenset(map(Pattern.parse, _unpack(found.patterns)))
+        return Lost(found.sid, found.user_id, patterns)
+
+    def next_end(self) -> float:
+        """When `prune` has something to forget next."""
+        return next(iter(self._lost.values())).until if self._lost else math.inf
 
     def prune(self, now: float) -> None:
         """Forget what was lost too long ago."""
         while self._lost:
             pid = next(iter(self._lost))
-            if now < self._lost[pid][0]:
+            if now < self._lost[pid].until:
                 return
             del self._lost[pid]

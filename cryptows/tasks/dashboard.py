@@ -216,7 +216,7 @@ class Dashboard(SocketIoClient):
     def gone(self, code: int) -> None:
         pid = self._drop_pid()
         if pid is not None:
-            self.mount.lose(pid, self.session, trio.current_time())
+            self.mount.lose(pid, self.session, self.session.patterns)
         super().gone(code)
 
     def _drop_pid(self) -> str | None:

@@ -8,6 +8,7 @@ What is replayed comes from the journal and the store, like everything that is m
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -44,6 +45,7 @@ class DashboardMount(Mount):
 
     live: dict[str, Dashboard] = attrs.field(factory=dict, init=False)  # by pid
     recoveries: Recoveries = attrs.field(init=False)
+    _watched: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.recoveries = Recoveries(self.hub.settings.recovery)
@@ -60,10 +62,30 @@ class DashboardMount(Mount):
         self.hub.forget(older, EVICTED.code)
         return Lost(session.id, user_id, session.patterns)
 
-    def lose(self, pid: str, session: Session, now: float) -> None:
+    def lose(self, pid: str, session: Session, patterns: frozenset[Pattern]) -> None:
         """Remember a session whose transport was lost."""
-        lost = Lost(session.id, session.identity.user_id, session.patterns)
-        self.recoveries.keep(pid, lost, now)
+        lost = Lost(session.id, session.identity.user_id, patterns)
+        self.recoveries.keep(pid, lost, trio.current_time())
+        if not self._watched and len(self.recoveries):
+            # Should nothing else be lost for a while, what is remembered must not stay for ever.
+            self._watched = True
+            self.hub.reaper.watch(self, self.recoveries.next_end())
+
+    def tick(self, now: float) -> float | None:
+        """Forget what was lost too long ago; return when there is more to forget."""
+        self.recoveries.prune(now)
+        end = self.recoveries.next_end()
+        self._watched = end < math.inf
+        return end if self._watched else None
+
+    @property
+    def over(self) -> bool:
+        """A mount is there as long as the daemon."""
+        return False
+
+    def failed(self, error: Exception) -> None:
+        """Raise what `tick` raised: it is nobody's fault but ours."""
+        raise error
 
 
 class SocketRecovery(Recovery):
@@ -90,9 +112,7 @@ class SocketRecovery(Recovery):
             client.begin(client.session.identity)
         if not client.joined:
             # Lost again before it was let in: it may try once more.
-            session = client.session
-            lost = Lost(session.id, session.identity.user_id, self._wanted)
-            client.mount.recoveries.keep(self._pid, lost, trio.current_time())
+            client.mount.lose(self._pid, client.session, self._wanted)
 
     async def _begins(self) -> bool:
         self._floors = await self._ask_floors({p.channel for p in self.plan.granted})

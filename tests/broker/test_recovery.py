@@ -1,5 +1,7 @@
 """What is remembered of lost connections: for whom, how long, how many."""
 
+import math
+
 from cryptows.broker.recovery import Lost, Recoveries
 from cryptows.config.settings import Recovery
 from cryptows.model.channel import Pattern
@@ -28,6 +30,28 @@ def test_an_anonymous_connection_is_taken_without_a_token_only():
 
     assert recoveries.take("pid", "123", 1) is None
     assert recoveries.take("pid", None, 1) == lost(None)
+
+
+def test_every_kind_of_subscription_comes_back_as_it_was():
+    patterns = frozenset(
+        [Pattern("a"), Pattern("a", "BTC*"), Pattern("a", "x:y"), Pattern("b", 'q"\n\x00ü')]
+    )
+    recoveries = Recoveries(Recovery(window=120, sessions=10))
+    recoveries.keep("pid", Lost("sid", "123", patterns), 0)
+
+    assert recoveries.take("pid", "123", 1) == Lost("sid", "123", patterns)
+
+
+def test_the_next_end_is_that_of_the_oldest():
+    recoveries = Recoveries(Recovery(window=120, sessions=10))
+    assert recoveries.next_end() == math.inf
+
+    recoveries.keep("one", lost(), 5)
+    recoveries.keep("two", lost(), 7)
+
+    assert recoveries.next_end() == 125
+    recoveries.prune(125)
+    assert recoveries.next_end() == 127
 
 
 def test_the_window_is_exact():

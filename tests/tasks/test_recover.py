@@ -177,6 +177,24 @@ async def test_the_window_ends(autojump_clock):
         await fresh(door, back(granted, offset), granted)
 
 
+async def test_what_can_no_longer_be_recovered_is_forgotten_by_itself(autojump_clock):
+    async with daemon() as door:
+        client, _, _ = await start(door)
+        await lose(door, client)
+        await trio.sleep(60)
+        client, _, _ = await start(door)
+        await lose(door, client)
+        recoveries = door.mount.recoveries  # type: ignore[attr-defined]
+        assert len(recoveries) == 2
+
+        await trio.sleep(61)
+        assert len(recoveries) == 1
+        await trio.sleep(60)
+        assert len(recoveries) == 0
+        assert len(door.hub.reaper) == 0
+        assert len(door.mount.clients) == 0
+
+
 async def test_a_client_that_left_is_not_recovered(autojump_clock):
     async with daemon() as door:
         client, granted, offset = await start(door)
