@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 CHUNK = 64 * 1024  # bytes offered at once while draining
+HICCUP = 0.5  # seconds that a client may be behind before market events replace each other
 BRIEF = 0.25  # seconds: a client that catches up sooner only had a burst to read
 # What lies in the kernel can be neither replaced nor overtaken. At 5 kB/s the 64 KiB of
 # delivery.kernel_buffer are read 13 s late, so only a client that has shown its pace gets as much.
@@ -189,6 +190,8 @@ class Client:
 
     def _start_outbox(self) -> Outbox:
         outbox = self.outbox = self._new_outbox(self.wire)
+        # Who only has a burst to read, or a pause of its own, loses nothing by it.
+        outbox.patience = min(HICCUP, outbox.max_lag / 2)
         self.hub.behind[self] = None
         return outbox
 
