@@ -11,17 +11,16 @@ stays below it: a client that has seen `n` has been sent everything up to `n`.
 
 from __future__ import annotations
 
-import bisect
 import heapq
 import itertools
 import math
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
-from cryptows.model.channel import ChannelClass, ChannelTable, History, Pattern, glob
+from cryptows.broker.ring import Ring, position
+from cryptows.model.channel import ChannelClass, ChannelTable, Pattern, glob
 from cryptows.model.errors import BadEvent
 from cryptows.model.event import Event, Record
 from cryptows.wire import envelope
@@ -33,65 +32,6 @@ GAP = 1 << 18
 # More than one pass of the dispatcher takes of them: 256 events on a few channels each. What it
 # releases from throttles comes on top, at most one record for each stream.
 PASS = 1 << 14
-SLACK = 1024  # dropped records that a ring may still hold: its list is cut now and then
-MARKS = 60  # of a ring: by how much of its age bound a record may be older than that
-
-
-@attrs.define
-class Ring:
-    """The latest records of one channel, in order of position."""
-
-    limit: History
-    bytes: int = attrs.field(default=0, init=False)
-    lost: int = attrs.field(default=0, init=False)  # the highest n that is no longer here
-    _records: list[Record] = attrs.field(factory=list, init=False)
-    _start: int = attrs.field(default=0, init=False)  # what lies before is dropped, now and then
-    # When expire() was called, and up to which n the ring was filled then. Timestamps would not
-    # do: they are the producer's, and a recording has those of years ago.
-    _marks: deque[tuple[float, int]] = attrs.field(factory=deque, init=False)
-
-    def __len__(self) -> int:
-        return len(self._records) - self._start
-
-    def add(self, record: Record) -> None:
-        """Append a record and drop what is over the bounds."""
-        records, limit = self._records, self.limit
-        records.append(record)
-        self.bytes += len(record.envelope)
-        while self.bytes > limit.bytes or len(records) - self._start > limit.events:
-            self._drop()
-
-    def expire(self, now: float) -> None:
-        """Drop what is older than the age bound, or soon after; to be called now and then."""
-        marks, age = self._marks, self.limit.age
-        while marks and (marks[0][0] <= now - age or marks[0][1] <= self.lost):
-            _, n = marks.popleft()
-            while len(self) and self._records[self._start].n <= n:
-                self._drop()
-        if len(self) and (not marks or marks[-1][0] <= now - age / MARKS):
-            marks.append((now, self._records[-1].n))
-
-    def after(self, n: int, most: int) -> list[Record]:
-        """Return the first `most` records after position `n`, oldest first."""
-        first = bisect.bisect_right(self._records, n, lo=self._start, key=_position)
-        return self._records[first : first + most]
-
-    def backwards(self) -> Iterator[Record]:
-        """Return the records, newest first; nothing may be added meanwhile."""
-        return (self._records[at] for at in range(len(self._records) - 1, self._start - 1, -1))
-
-    def _drop(self) -> None:
-        record = self._records[self._start]
-        self.bytes -= len(record.envelope)
-        self.lost = record.n
-        self._start += 1
-        if self._start >= SLACK or self._start * 2 > len(self._records):
-            del self._records[: self._start]
-            self._start = 0
-
-
-def _position(record: Record) -> int:
-    return record.n
 
 
 def _covered(records: list[Record], patterns: Mapping[Pattern, int]) -> list[Record]:
@@ -260,7 +200,7 @@ class Journal:
             found.append(_covered(records, patterns))
         if len(found) == 1:
             return found[0], end
-        return [r for r in heapq.merge(*found, key=_position) if r.n <= end], end
+        return [r for r in heapq.merge(*found, key=position) if r.n <= end], end
 
     def newest(self, pattern: Pattern, since: int, most: int) -> list[Record]:
         """Return the last records that a pattern covers after a position, newest first."""
