@@ -52,6 +52,7 @@ SLOW_PACE = 4 * 1024  # bytes, both for the kernel and for a chunk; a ping waits
 LOOK = 0.05  # seconds between two looks at what waits for a client that polls
 GOODBYE = 3.0  # seconds for the closing handshake; then the socket is closed
 FAILED = 1011  # RFC 6455 7.4.1: an unexpected condition
+BUG = Refusal(FAILED, "an internal error", come_back=True)
 
 
 class Client:
@@ -407,6 +408,8 @@ class Client:
         """Note an exception that should not have been raised: it ends this client, nobody else."""
         self.hub.counters.bugs += 1
         log.error("client failed", client=self.session.id, exc_info=error)
+        if self.ending is None:
+            self.ending = BUG
         self.broken()
         if self._socket is None:  # else its reader notices and cleans up
             self.gone(FAILED)

@@ -186,7 +186,7 @@ async def test_a_bug_while_a_request_is_carried_out_ends_that_client_only(
         assert await screen.end() is None
         assert other.ended is None
         await home.settled()
-        assert home.hub.counters.disconnects == {1006: 1}
+        assert home.hub.counters.disconnects == {1011: 1}
         assert [line["event"] for line in home.logs] == ["client failed"]
 
 
