@@ -142,16 +142,20 @@ class Connection:
         if scope.cancelled_caught:
             raise trio.BrokenResourceError("the client does not read its answer")
 
+    def is_closed(self) -> bool:
+        """Whether the client has closed its side."""
+        try:
+            return not self.socket.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
     async def hung_up(self) -> None:
         """Return when the client has closed its side while it waits for an answer."""
         while True:
             await trio.lowlevel.wait_readable(self.socket)
-            try:
-                if not self.socket.recv(1, socket.MSG_PEEK):
-                    return
-            except BlockingIOError:
-                continue
-            except OSError:
+            if self.is_closed():
                 return
             # A client that sends the next request before the answer: look again later.
             await trio.sleep(0.05)

@@ -198,7 +198,8 @@ class Mount:
 
     async def _poll(self, client: EngineClient, connection: Connection, request: Request) -> None:
         try:
-            client.engine.start_poll()
+            waits = client.engine.polling
+            client.engine.start_poll(given_up=waits and connection.is_closed())
         except Rejected:
             client.fail(ProtocolError("a second poll while one waits"))
             raise

@@ -171,9 +171,14 @@ class EngineSession:
 
     # GET
 
-    def start_poll(self) -> None:
-        """Note that a GET came and waits; raise Rejected."""
+    def start_poll(self, *, given_up: bool = False) -> None:
+        """Note that a GET came and waits; raise Rejected.
+
+        `given_up`: its client has closed the connection already. Such a GET was sent before the one
+        that waits, though it is served after it, and that one gets the error in its place.
+        """
         if self.polling:
+            self._quietly = given_up
             self.lose()
             raise Rejected(OVERLAP)
         if self.closed:
@@ -199,7 +204,9 @@ class EngineSession:
                 return PollAnswer.GONE if self._quietly else PollAnswer.LAST
             case State.CLOSED:
                 # A client that said goodbye itself only wants its poll back.
-                return PollAnswer.NOOP if self._by_client else PollAnswer.LAST
+                if self._by_client:
+                    return PollAnswer.NOOP
+                return PollAnswer.GONE if self._quietly else PollAnswer.LAST
 
     def noop_at(self) -> float:
         """When a GET that waits must be ended though nothing came."""

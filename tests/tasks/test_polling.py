@@ -421,6 +421,21 @@ async def test_a_poll_given_up_by_the_client_ends_the_session(autojump_clock):
         assert (await door.get(query)).status == 400
 
 
+async def test_a_poll_given_up_before_it_was_served_ends_the_session(autojump_clock):
+    async with opened(Echo) as door:
+        query = await door.open()
+        later = door.start_poll(query)
+        await door.settled()
+
+        async with await door.stream() as stream:
+            await stream.send_all(head("GET", query, b"", ()))
+
+        await later.done.wait()
+        assert later.answer is not None
+        assert later.answer.status == 400
+        assert not door.mount.clients
+
+
 async def test_a_client_that_closes_gets_its_poll_back(autojump_clock):
     async with opened(Echo) as door:
         query = await door.open()

@@ -148,6 +148,17 @@ def test_a_second_poll_ends_the_session_and_the_first_gets_the_close():
     assert session.poll_answer(False, 1) is PollAnswer.LAST
 
 
+def test_a_poll_given_up_before_it_was_served_costs_the_one_behind_it():
+    session = session_in(State.POLLING)
+    session.start_poll()
+
+    with pytest.raises(Rejected):
+        session.start_poll(given_up=True)
+
+    assert session.closed
+    assert session.poll_answer(False, 1) is PollAnswer.GONE
+
+
 def test_a_second_post_ends_the_session():
     session = session_in(State.POLLING)
     session.start_post()
