@@ -5,6 +5,10 @@ write comes back short, the rest waits here. The *private* lane (user channels, 
 nothing. In the *market* lane a newer event of a stream replaces the older one, and what was skipped
 is told before the next. Control frames overtake both, but never cut into a frame.
 
+A client that is behind for a moment only, or has a burst to read, loses nothing of the market lane
+either: for as long as its `patience` events are kept whole. When it is over they replace each other
+at once, those that wait already too, and go on doing so until nothing waits any more.
+
 What is sent next is settled in rounds: a round takes all that waits, in the order it came, and goes
 out unchanged while newer events gather behind it. So offsets only grow on the wire, which recovery
 relies on, and a stream that quotes without pause is not put off for ever by its own next event.
@@ -42,6 +46,10 @@ class _Waiting:
     first_skipped: int = 0  # the first `seq` that this record replaced; 0: none
     first_order: int = 0  # the place of that one
 
+    @property
+    def is_market(self) -> bool:
+        return isinstance(self.item, Record) and self.item.lane is Lane.MARKET
+
 
 @attrs.define
 class Outbox:
@@ -54,12 +62,14 @@ class Outbox:
     skipped: int = 0  # events replaced so far, for the client's heartbeat
     size: int = attrs.field(default=0, init=False)
     _order: int = attrs.field(default=0, init=False)
-    _writing: bytes = attrs.field(default=b"", init=False)  # what the socket has part of
+    _writing: bytes = attrs.field(default=b"", init=False)  # the rest of a frame that was begun
     _writing_since: float = attrs.field(default=0.0, init=False)
     _control: deque[bytes] = attrs.field(factory=lambda: deque(maxlen=MAX_CONTROL), init=False)
     _round: deque[_Waiting] = attrs.field(factory=deque, init=False)
     _private: list[_Waiting] = attrs.field(factory=list, init=False)
+    _whole: list[_Waiting] = attrs.field(factory=list, init=False)  # market, kept with patience
     _market: dict[tuple[str, str | None], _Waiting] = attrs.field(factory=dict, init=False)
+    _replacing: bool = attrs.field(default=False, init=False)  # patience is over
     _last: bytes = attrs.field(default=b"", init=False)  # a close frame
 
     def __bool__(self) -> bool:
@@ -67,7 +77,14 @@ class Outbox:
 
     @property
     def _queued(self) -> bool:
-        return bool(self._round or self._private or self._market)
+        return bool(self._round or self._gathering)
+
+    @property
+    def _gathering(self) -> bool:
+        """Whether anything waits behind the round."""
+        return bool(self._private or self._whole or self._market)
+
+    # queueing
 
     def put(self, item: Record | Packet, now: float) -> None:
         """Queue a record or a packet; raise Refusal(4008) when too much waits."""
@@ -84,32 +101,51 @@ class Outbox:
 
     def _queue(self, item: Record | Packet, now: float) -> None:
         self._order += 1
-        size = len(self._bytes(item))
-        self.size += size
-        if (
-            isinstance(item, Packet)
-            or item.lane is not Lane.MARKET
-            or (self.patience and item.stream not in self._market and self._is_patient(now))
-        ):
-            self._private.append(_Waiting(self._order, now, size, item))
-            return
-        waiting = self._market.pop(item.stream, None)
-        if waiting is None:
-            self._market[item.stream] = _Waiting(self._order, now, size, item)
-            return
-        self.skipped += 1
-        self.size -= waiting.size
+        waiting = _Waiting(self._order, now, len(self._bytes(item)), item)
+        self.size += waiting.size
+        if not waiting.is_market:
+            self._private.append(waiting)
+        elif self._is_patient(now):
+            self._whole.append(waiting)
+        else:
+            self._replace(waiting)
+
+    def _replace(self, waiting: _Waiting) -> None:
+        """Queue a market event in place of an older one of its stream."""
         assert isinstance(waiting.item, Record)
-        if not waiting.first_skipped:
-            waiting.first_skipped, waiting.first_order = waiting.item.seq, waiting.order
-        waiting.order, waiting.since, waiting.size, waiting.item = self._order, now, size, item
-        self._market[item.stream] = waiting  # at the end: the dict is in the order of `order`
+        older = self._market.pop(waiting.item.stream, None)
+        if older is not None:
+            assert isinstance(older.item, Record)
+            self.skipped += 1
+            self.size -= older.size
+            waiting.first_skipped = older.first_skipped or older.item.seq
+            waiting.first_order = older.first_order or older.order
+        self._market[waiting.item.stream] = waiting  # at the end: the dict is in order
 
     def _is_patient(self, now: float) -> bool:
-        return self.lag(now) <= self.patience and self.size <= self.max_bytes // 2
+        """Whether market events are still kept whole."""
+        if self._replacing and not (self._writing or self._queued):
+            self._replacing = False
+        if not self._replacing:
+            patience, size = self.patience, self.size
+            if patience and self.lag(now) <= patience and size <= self.max_bytes // 2:
+                return True
+            self._lose_patience()
+        return False
+
+    def _lose_patience(self) -> None:
+        """Let all market events that wait replace each other."""
+        self._replacing = True
+        settled, kept = [*self._round], self._whole
+        self._round.clear()
+        self._whole = []
+        self._private[:0] = [waiting for waiting in settled if not waiting.is_market]
+        for waiting in itertools.chain(settled, kept):
+            if waiting.is_market:
+                self._replace(waiting)
 
     def put_control(self, frame: bytes) -> None:
-        """Queue a whole control frame ahead of everything but the frame being written."""
+        """Queue a whole control frame ahead of everything but the frame that was begun."""
         self._control.append(frame)
 
     def put_last(self, frame: bytes) -> None:
@@ -123,7 +159,7 @@ class Outbox:
             data = self._bytes(item)
             if sent < len(data):
                 if sent:
-                    self._start(data[sent:], now)
+                    self._begin(data[sent:], now)
                 else:
                     self.put(item, now)
                 break
@@ -132,12 +168,14 @@ class Outbox:
 
     def put_bytes(self, rest: bytes, now: float) -> None:
         """Queue the end of a frame whose beginning the socket has."""
-        self._start(rest, now)
+        self._begin(rest, now)
 
-    def _start(self, rest: bytes, now: float) -> None:
+    def _begin(self, rest: bytes, since: float) -> None:
         assert not self._writing
-        self._writing, self._writing_since = rest, now
+        self._writing, self._writing_since = rest, since
         self.size += len(rest)
+
+    # bounds
 
     def _check_size(self) -> None:
         if self.size > self.max_bytes:
@@ -148,6 +186,7 @@ class Outbox:
         lag = self.lag(now)
         if lag > self.max_lag:
             raise _too_slow(f"{lag:.1f} s")
+        self._is_patient(now)  # events that nothing came after are no less old
 
     def lag(self, now: float) -> float:
         """The age in seconds of the oldest byte that waits."""
@@ -155,35 +194,76 @@ class Outbox:
             return now - self._writing_since
         if self._round:
             return now - self._round[0].since
-        # Both are in the order in which their items came.
-        oldest = [*self._private[:1], *itertools.islice(self._market.values(), 1)]
+        # Each is in the order in which its items came.
+        market = itertools.islice(self._market.values(), 1)
+        oldest = [*self._private[:1], *self._whole[:1], *market]
         return now - min((waiting.since for waiting in oldest), default=now)
 
+    # writing to a socket
+
     def next_bytes(self, limit: int, now: float, now_ms: int) -> bytes:
-        """Return what to write next, about `limit` bytes; `wrote` says how much went out."""
+        """Return what to write next, about `limit` bytes.
+
+        `wrote` says, before anything else happens, how much of it went out.
+        """
+        parts = [self._writing, *self._control]
         if not self._writing:
-            self._writing_since = now
-            parts = [*self._control]
-            self._control.clear()
-            parts += self._take(limit, 1 << 30, now_ms)
-            if self._last and not self._queued:
-                parts.append(self._last)
-                self._last = b""
-            self._writing = b"".join(parts)
-            self.size += len(self._writing)
-        return self._writing
+            self._writing_since = now  # of control frames; what else is begun has its own time
+        size, at = sum(map(len, parts)), 0
+        while size < limit and (at < len(self._round) or self._open_round(now_ms)):
+            for waiting in itertools.islice(self._round, at, None):
+                at += 1
+                parts.append(self._bytes(waiting.item))
+                size += len(parts[-1])
+                if size >= limit:
+                    break
+        if self._last and at == len(self._round) and not self._gathering:
+            parts.append(self._last)
+        return b"".join(parts)
 
     def wrote(self, count: int) -> None:
         """Note that the socket took the first `count` bytes of what `next_bytes` returned."""
-        self._writing = self._writing[count:]
-        self.size -= count
+        rest = self._writing
+        self._writing = rest[count:]
+        self.size -= min(count, len(rest))
+        count -= len(rest)
+        while count > 0:
+            data = self._next_frame()
+            if count < len(data):
+                self._begin(data[count:], self._writing_since)
+            count -= len(data)
+
+    def _next_frame(self) -> bytes:
+        """Take the frame that is written next."""
+        if self._control:
+            return self._control.popleft()
+        if self._round:
+            waiting = self._round.popleft()
+            self._writing_since = waiting.since
+            self.size -= waiting.size
+            return self._bytes(waiting.item)
+        frame, self._last = self._last, b""
+        return frame
 
     def drop_queued(self) -> None:
-        """Forget all but the frame being written and those of control: the client is leaving."""
+        """Forget all but the frame that was begun and those of control: the client is leaving."""
         self._round.clear()
         self._private.clear()
+        self._whole.clear()
         self._market.clear()
         self.size = len(self._writing)
+
+    # polling
+
+    def next_packets(self, limit: int, most: int, now_ms: int) -> list[bytes]:
+        """Return up to `most` whole packets of about `limit` bytes, and forget them."""
+        taken = [*self._control]
+        self._control.clear()
+        size = 0
+        while size < limit and len(taken) < most and (self._round or self._open_round(now_ms)):
+            taken.append(self._next_frame())
+            size += len(taken[-1])
+        return taken
 
     def rewire(self, wire: Wire, frame: Callable[[bytes], bytes]) -> None:
         """Go on over another wire (an upgrade from polling); `frame` makes a control frame there.
@@ -194,39 +274,24 @@ class Outbox:
         self.wire = wire
         self._control.extend([frame(self._control.popleft()) for _ in range(len(self._control))])
 
-    def next_packets(self, limit: int, most: int, now_ms: int) -> list[bytes]:
-        """Return up to `most` whole packets of about `limit` bytes, and forget them (polling)."""
-        control = [*self._control]
-        self._control.clear()
-        return control + self._take(limit, most - len(control), now_ms)
-
-    def _take(self, limit: int, most: int, now_ms: int) -> list[bytes]:
-        """Take items off the round, opening a new one when it has ended."""
-        taken: list[bytes] = []
-        size = 0
-        while size < limit and len(taken) < most and (self._round or self._open_round(now_ms)):
-            waiting = self._round.popleft()
-            if not taken:
-                self._writing_since = waiting.since
-            taken.append(self._bytes(waiting.item))
-            self.size -= waiting.size
-            size += len(taken[-1])
-        return taken
+    # rounds
 
     def _bytes(self, item: Record | Packet) -> bytes:
         return self.wire.record(item) if isinstance(item, Record) else self.wire.packet(item)
 
     def _open_round(self, now_ms: int) -> bool:
-        """Settle all that waits, in the order it came, as what is sent next."""
+        """Settle all that waits, in the order it came, as what is sent next; False if nothing."""
         told = [self._skipped(w, now_ms) for w in self._market.values() if w.first_skipped]
-        settled = sorted([*self._private, *self._market.values(), *told], key=lambda w: w.order)
+        waiting = [*self._private, *self._whole, *self._market.values(), *told]
+        waiting.sort(key=lambda w: w.order)
         since = math.inf
-        for waiting in reversed(settled):  # what is told is as old as what comes after it
-            waiting.since = since = min(waiting.since, since)
-        self._round.extend(settled)
+        for one in reversed(waiting):  # what is told is as old as what comes after it
+            one.since = since = min(one.since, since)
+        self._round.extend(waiting)
         self._private.clear()
+        self._whole.clear()
         self._market.clear()
-        return bool(self._round)
+        return bool(waiting)
 
     def _skipped(self, waiting: _Waiting, now_ms: int) -> _Waiting:
         """Return what tells the client of the events that this one replaced."""

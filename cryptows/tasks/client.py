@@ -233,7 +233,7 @@ class Client:
                 if chunk != SLOW_PACE and trio.current_time() > slow_at and self.session.open:
                     chunk = SLOW_PACE
                     self._let_kernel_hold(SLOW_PACE)
-                if not outbox.next_bytes(chunk, trio.current_time(), now_ms()):
+                if not outbox:
                     self._caught_up(outbox, slow=chunk == SLOW_PACE)
                     break
                 if sock.fileno() < 0:  # Trio must not wait for descriptor -1

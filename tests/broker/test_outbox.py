@@ -109,17 +109,68 @@ def test_in_the_market_lane_the_newest_of_a_stream_replaces_the_older():
     assert box.skipped == 6
 
 
+def sequence(data: bytes) -> list[int]:
+    """Return the positions of the records in some frames, without what was told."""
+    return [n for n in numbers(data) if isinstance(n, int)]
+
+
 def test_while_nothing_has_waited_for_long_nothing_is_replaced():
     box = outbox(patience=0.5)
     for n in range(1, 4):
         box.put(quote(n, seq=n), now=0.25 * (n - 1))
-    for n in range(4, 8):
-        box.put(quote(n, seq=n), now=0.75)
+
+    assert sequence(written(box)) == [1, 2, 3]
+    assert box.skipped == 0
+
+
+def test_when_patience_is_over_all_that_waits_is_replaced_by_the_newest():
+    box = outbox(patience=0.5)
+    for n in range(1, 8):
+        box.put(quote(n, seq=n), now=0.25 * (n - 1))
+    box.put(quote(8, "ETH"), now=2.0)
+
+    told, *rest = numbers(written(box))
+
+    assert (told["data"]["fromSeq"], told["data"]["toSeq"]) == (1, 6)
+    assert rest == [7, 8]
+    assert box.skipped == 6
+
+
+def test_when_patience_is_over_so_is_the_round_that_was_begun_with_it():
+    box = outbox(patience=0.5)
+    for n in (1, 2, 3, 5):
+        box.put(quote(n, seq=n) if n != 2 else private(n), now=0.0)
+    first = box.next_bytes(1, 0.0, NOW_MS)
+    box.wrote(len(first))
+
+    box.put(quote(6, seq=6), now=1.0)
+    box.put(private(7), now=1.0)
 
     sent = numbers(written(box))
+    assert numbers(first) == [1]
+    assert [n if isinstance(n, int) else n["data"]["count"] for n in sent] == [2, 3, 6, 7]
 
-    assert [n for n in sent if isinstance(n, int)] == [1, 2, 3, 7]
-    assert box.skipped == 3
+
+def test_patience_is_over_though_nothing_new_comes():
+    box = outbox(patience=0.5)
+    for n in range(1, 8):
+        box.put(quote(n, seq=n), now=0.0)
+
+    box.check(0.75)
+
+    assert sequence(written(box)) == [7]
+
+
+def test_patience_comes_back_when_nothing_waits_any_more():
+    box = outbox(patience=0.5)
+    for now in (0.0, 1.0):
+        box.put(quote(1), now)
+    written(box)
+
+    for n in (2, 3):
+        box.put(quote(n), now=2.0)
+
+    assert sequence(written(box)) == [2, 3]
 
 
 def test_patience_ends_with_half_the_bound():
@@ -128,17 +179,8 @@ def test_patience_ends_with_half_the_bound():
     for n in range(1, 6):
         box.put(quote(n, seq=n, size=60), now=0.0)
 
-    assert [n for n in numbers(written(box)) if isinstance(n, int)] == [1, 2, 5]
-
-
-def test_a_stream_whose_events_replace_each_other_does_so_until_it_is_sent():
-    box = outbox(patience=0.5, max_bytes=400)
-    box.put(private(1, size=100), now=0.0)
-    box.put(quote(2, seq=1, size=150), now=0.0)  # over half of the bound
-    box.put(quote(3, seq=2, size=20), now=0.0)  # it would fit by now, but not before the other
-
-    assert [n for n in numbers(written(box)) if isinstance(n, int)] == [1, 3]
-    assert box.skipped == 1
+    assert sequence(written(box)) == [5]
+    assert box.skipped == 4
 
 
 def test_lanes_are_sent_in_the_order_of_their_coming():
@@ -185,12 +227,23 @@ def test_control_frames_overtake_what_waits_but_never_cut_into_a_frame():
     box.put_rest([private(1), private(2)], sent=5, now=0.0)
 
     box.put_control(ping_frame(b"!"))
-    chunk = box.next_bytes(1 << 16, 0.0, NOW_MS)
-    assert chunk == text_frame(private(1).envelope)[5:]
-    box.wrote(len(chunk))
+    rest = text_frame(private(1).envelope)[5:]
+    chunk = written(box)
 
-    frames = frames_of(written(box))
-    assert [f.opcode for f in frames] == [PING, TEXT]
+    assert chunk.startswith(rest)
+    assert [f.opcode for f in frames_of(chunk.removeprefix(rest))] == [PING, TEXT]
+
+
+def test_control_frames_overtake_what_was_offered_and_not_taken():
+    box = outbox()
+    for n in (1, 2, 3):
+        box.put(private(n), now=0.0)
+    box.wrote(len(box.next_bytes(1 << 16, 0.0, NOW_MS)[:70]))  # one frame and the next one's head
+
+    box.put_control(ping_frame(b"!"))
+
+    rest = text_frame(private(2).envelope)[8:]
+    assert written(box) == rest + ping_frame(b"!") + text_frame(private(3).envelope)
 
 
 def test_of_too_many_control_frames_the_latest_are_kept():
@@ -343,6 +396,7 @@ def test_control_alone_ages_from_its_writing():
     box.put_control(ping_frame())
 
     box.next_bytes(100, 6.0, NOW_MS)
+    box.wrote(1)
 
     assert box.lag(10.0) == 4.0
 
@@ -612,7 +666,7 @@ class OutboxMachine(RuleBasedStateMachine):
     def the_size_is_bounded_and_true(self):
         if hasattr(self, "box"):
             box = self.box
-            waiting = [*box._round, *box._private, *box._market.values()]
+            waiting = [*box._round, *box._private, *box._whole, *box._market.values()]
             assert box.size == len(box._writing) + sum(w.size for w in waiting)
             assert len(box._control) <= MAX_CONTROL
             assert box.lag(self.now) >= 0
