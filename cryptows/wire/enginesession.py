@@ -161,8 +161,10 @@ class EngineSession:
         Quietly, there is no close packet at the end: python-engineio takes one for a final goodbye,
         while after an error every client comes back by itself.
         """
+        if not self._step(Step.END):
+            return  # it has ended in another way already
         self._quietly = quietly
-        if self._step(Step.END) and self.state is State.CLOSING:
+        if self.state is State.CLOSING:
             self._end_by = now + self.timing.linger
 
     def lose(self) -> None:
