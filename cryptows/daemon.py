@@ -177,7 +177,9 @@ class Daemon:
         self._reloading = trio.Lock()
         self._sent, self._events = trio.open_memory_channel[FeedBatch](QUEUED_BATCHES)
         self._dispatcher = Dispatcher(hub, self._events, wake_in=self._sent.clone())
-        self._ingest = Ingest(hub.settings, self._sent, now_ms, FeedStats(hub.counters))
+        self._ingest = Ingest(
+            hub.settings, self._sent, now_ms, FeedStats(hub.counters), self._dispatcher.rests_until
+        )
         self._rates = stats.Rates()
         self._websocket = WebSocketSite(hub)
         pages = Pages(hub, Metrics(hub, self._started_at), self._rates)

@@ -120,11 +120,16 @@ class Dispatcher:
                 await self._breathe()
                 room = MOST
 
+    def rests_until(self) -> float:
+        """When the next pass comes, at the earliest, on Trio's clock."""
+        if self.keeper is not None and self.keeper.busy:
+            return -math.inf  # a producer waits for his answer
+        return self._paced_until
+
     async def _gather(self) -> None:
         """Let further events come in where that saves passes: as told, or right after a pass."""
-        pause = self.hub.settings.delivery.batch
-        if self.keeper is None or not self.keeper.busy:  # whose producer waits for his answer
-            pause = max(pause, self._paced_until - trio.current_time())
+        batch = self.hub.settings.delivery.batch
+        pause = max(batch, self.rests_until() - trio.current_time())
         if pause > 0:
             await trio.sleep(pause)
 

@@ -8,6 +8,7 @@ What one producer does costs the others no more than a slice of time. See `tasks
 from __future__ import annotations
 
 import errno
+import math
 from collections.abc import Callable, Container
 
 import attrs
@@ -37,6 +38,8 @@ class Ingest:
     events_in: trio.MemorySendChannel[FeedBatch]
     now_ms: Callable[[], int]
     stats: FeedStats = attrs.field(factory=FeedStats)
+    # Until when nothing is dispatched, on Trio's clock; the dispatcher's, once it is there.
+    rests_until: Callable[[], float] = lambda: -math.inf
     decoder: FeedDecoder = attrs.field(init=False)
     _guard: Guard = attrs.field(init=False)
     _producers: dict[Producer, None] = attrs.field(factory=dict, init=False)

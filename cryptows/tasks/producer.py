@@ -88,6 +88,7 @@ class Producer:
         self._answers = Answers(self._ready.unpark_all, self._count_error)
         self._stopped = False  # by us
         self._finished = False  # nothing more will be read
+        self._flooding = False  # the last read was full: there is more already
         self._receiving = trio.CancelScope()
         self._scope = trio.CancelScope()
         self.stats = ProducerStats(str(number), peer.pid, peer.uid, ingest.now_ms())
@@ -113,6 +114,7 @@ class Producer:
     async def _read(self) -> None:
         """Take all lines. At the end of the stream the newline of the last one may be missing."""
         while chunk := await self._receive():
+            self._flooding = len(chunk) == CHUNK
             self._ingest.stats.counters.feed_bytes += len(chunk)
             await self._take(self._reader.feed(chunk))
         if not self._stopped:
@@ -124,6 +126,12 @@ class Producer:
         if not self._stopped:
             with trio.CancelScope() as self._receiving:
                 try:
+                    if not self._flooding:
+                        await trio.lowlevel.wait_readable(self._stream.socket)
+                        # Read now, each line would wake us only to wait for the next pass.
+                        rests_until = self._ingest.rests_until()
+                        if rests_until > trio.current_time():
+                            await trio.sleep_until(rests_until)
                     return bytes(await self._stream.receive_some(CHUNK))
                 except trio.BrokenResourceError:
                     pass  # it went away without reading its answers

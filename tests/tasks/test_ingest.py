@@ -425,15 +425,31 @@ async def test_too_many_open_answers_stop_the_reading(feed, monkeypatch):
     await bot.close()
 
 
+async def test_lines_that_would_wait_for_the_next_pass_are_read_together(feed):
+    bot = await feed.connect()
+    await feed.producers(1)
+    rested = trio.current_time() + 0.1
+    feed.ingest.rests_until = lambda: rested
+
+    for _ in range(5):
+        await bot.send(GOOD)
+        await trio.sleep(0.001)
+    batch = await feed.events_in.receive()
+
+    assert len(batch.events) == 5
+    assert trio.current_time() >= rested
+    await bot.close()
+
+
 async def test_many_bad_lines_leave_the_others_their_turn(feed):
     bad, good = await feed.connect(), await feed.connect()
     await feed.producers(2)
 
-    await bad.send(b'{"type":"markt_data_update","data":{}}\n' * 1000)
+    await bad.send(b'{"type":"markt_data_update","data":{}}\n' * 3000)
     await good.send(GOOD)
     assert len(await feed.events(1)) == 1
-    unfinished = next(iter(feed.stats.producers.values())).errors < 1000
-    for _ in range(1000):
+    unfinished = next(iter(feed.stats.producers.values())).errors < 3000
+    for _ in range(3000):
         await bad.answer()
 
     assert unfinished
