@@ -206,7 +206,7 @@ class Daemon:
         start = hub.nursery.start_soon
         start(dispatcher.run)
         start(hub.reaper.run)
-        start(housekeeper.run, hub)
+        start(housekeeper.run, hub, self._dashboards.recoveries.__len__)
         start(stats.watch, hub, self._rates, self._notifier, watchdog)
         start(serve_control, _trio_listener(opened.control), self._commands())
         with trio.open_signal_receiver(*SIGNALS) as signals:

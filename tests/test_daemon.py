@@ -16,7 +16,6 @@ from typing import Any
 
 import attrs
 import pytest
-import structlog
 import trio
 
 from cryptows import daemon as module
@@ -26,6 +25,7 @@ from cryptows.control_client import ask
 from cryptows.model.errors import ConfigError, StartError
 from cryptows.tasks import clock
 from tests.e2e.daemon import free_port
+from tests.loggers import forget_configuration
 from tests.tasks.house import Screen, upgrade
 
 KEY = "k" * 40
@@ -40,7 +40,7 @@ def process_as_it_was():
     yield
     root.handlers[:], root.level = handlers, level
     logging.captureWarnings(False)
-    structlog.reset_defaults()
+    forget_configuration()
     gc.unfreeze()
     resource.setrlimit(resource.RLIMIT_NOFILE, limit)
 

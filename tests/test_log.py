@@ -16,6 +16,7 @@ import pytest
 import structlog
 
 from cryptows import log as logs
+from tests.loggers import forget_configuration
 
 MARKER = "hunter2-Marker0123456789"
 
@@ -29,7 +30,7 @@ def logging_as_it_was():
     root.handlers[:], root.level = handlers, level
     sys.excepthook, sys.unraisablehook, threading.excepthook = hooks
     logging.captureWarnings(False)
-    structlog.reset_defaults()
+    forget_configuration()
 
 
 def configured(level: str = "info", format: str = "json", **environ: str):

@@ -1,19 +1,22 @@
 """The housekeeper: what has to be looked at now and then, apart from the clients' own deadlines.
 
 Streams that went silent, clients that have been behind too long, and everything bounded in age: the
-journal's rings, request records, bans. Long walks are cut into slices.
+journal's rings, request records, bans; and the memory that a crowd has left behind. Long walks are
+cut into slices.
 """
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 import trio
 
 from cryptows.model.errors import Refusal
 from cryptows.tasks.client import now_ms
+from cryptows.tasks.memory import Crowd
 
 if TYPE_CHECKING:
     from cryptows.broker.routes import Audience
@@ -26,15 +29,18 @@ ROUND = 1.0  # seconds between two looks at streams and records
 LOOKS = 10  # at a slow client, within `delivery.max_lag`
 
 
-async def run(hub: Hub) -> None:
-    """Keep house until cancelled."""
+async def run(hub: Hub, remembered: Callable[[], int] = lambda: 0) -> None:
+    """Keep house until cancelled. `remembered`: how many lost connections may still come back."""
     next_round = trio.current_time() + ROUND
+    clients, lost = Crowd(), Crowd()
     while True:
         await trio.sleep(min(ROUND, hub.settings.delivery.max_lag / LOOKS))
         end_the_late(hub, trio.current_time())
         if trio.current_time() >= next_round:
             next_round = trio.current_time() + ROUND
             prune(hub, trio.current_time())
+            clients.look(len(hub.clients))
+            lost.look(remembered())
             await check_freshness(hub)
 
 

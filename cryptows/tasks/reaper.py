@@ -17,7 +17,6 @@ import trio
 
 SLICE = 0.001  # seconds of ticking before the other tasks get their turn
 LEAST = 0.001  # seconds between two ticks of the same
-FEW = 256  # that are over and still in the heap
 
 
 class Watched(Protocol):
@@ -55,7 +54,7 @@ class Reaper:
     def let_go(self) -> None:
         """Note that something watched is over, so that its memory does not wait for its time."""
         self._over += 1
-        if self._over > max(FEW, len(self._heap) // 2):
+        if self._over > len(self._heap) // 2:  # so that each costs but a few steps
             self._heap = [entry for entry in self._heap if not entry[2].over]
             heapq.heapify(self._heap)
             self._over = 0
