@@ -32,14 +32,14 @@ LOOKS = 10  # at a slow client, within `delivery.max_lag`
 async def run(hub: Hub, remembered: Callable[[], int] = lambda: 0) -> None:
     """Keep house until cancelled. `remembered`: how many lost connections may still come back."""
     next_round = trio.current_time() + ROUND
-    clients, lost = Crowd(), Crowd()
+    lost = Crowd()
     while True:
         await trio.sleep(min(ROUND, hub.settings.delivery.max_lag / LOOKS))
         end_the_late(hub, trio.current_time())
         if trio.current_time() >= next_round:
             next_round = trio.current_time() + ROUND
             prune(hub, trio.current_time())
-            clients.look(len(hub.clients))
+            hub.crowd.look(len(hub.clients))
             lost.look(remembered())
             await check_freshness(hub)
 

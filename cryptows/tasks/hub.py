@@ -37,6 +37,7 @@ from cryptows.model.errors import Refusal
 from cryptows.model.event import Event
 from cryptows.store.writer import StoreTask
 from cryptows.tasks.client import Client, now_ms
+from cryptows.tasks.memory import Crowd
 from cryptows.tasks.reaper import Reaper
 from cryptows.wire.envelope import WIRES
 
@@ -77,6 +78,7 @@ class Hub:
     routes: Routes = attrs.field(factory=Routes)
     reaper: Reaper = attrs.field(factory=Reaper)
     clients: dict[str, Client] = attrs.field(factory=dict)  # at most limits.connections
+    crowd: Crowd = attrs.field(factory=Crowd)  # how many there were, for the housekeeper
     behind: dict[Client, None] = attrs.field(factory=dict)  # those with an outbox and a socket
     health: Health = attrs.field(factory=Health)
     feed: FeedState | None = None  # the ingest, once it runs
@@ -233,6 +235,7 @@ class Hub:
         self.counters.connects += 1
         client.session.since = now
         self.clients[client.session.id] = client
+        self.crowd.note(len(self.clients))
         self.answers.welcome(client, now_ms())
         client.tick_soon()
         if self.draining:  # its handshake was under way when the others were told

@@ -34,9 +34,13 @@ class Crowd:
     give_back: Callable[[], None] = give_back
     _most: int = attrs.field(default=0, init=False)  # since memory was given back
 
-    def look(self, clients: int) -> None:
-        """Take note of how many clients there are; to be called now and then."""
+    def note(self, clients: int) -> None:
+        """Take note of how many there are."""
         self._most = max(self._most, clients)
+
+    def look(self, clients: int) -> None:
+        """Give memory back if most have gone; to be called now and then."""
+        self.note(clients)
         if self._most >= CROWD and clients * LEFT <= self._most:
             self._most = clients
             self.give_back()

@@ -17,6 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.e2e.daemon import Daemon, NotStarted, sign, start
+from tests.e2e.watcher import watcher
 
 pytestmark = pytest.mark.e2e
 
@@ -271,6 +272,18 @@ def test_after_churn_every_gauge_is_zero_again(tmp_path):
         assert metrics["cryptows_connects_total"] == 400
         ended = [v for name, v in metrics.items() if name.startswith("cryptows_disconnects")]
         assert sum(ended) == 400
+
+
+def test_the_memory_of_a_crowd_that_has_gone_is_given_back(tmp_path):
+    with start(tmp_path) as daemon:
+        before = daemon.rss()
+        with contextlib.ExitStack() as stack:
+            for _ in range(600):
+                stack.enter_context(watcher(daemon, "7"))
+            crowd = daemon.rss()
+
+        # What the first clients made it load stays, and the rest goes back.
+        daemon.wait_until(lambda: daemon.rss() - before < 0.8 * (crowd - before))
 
 
 # --- the log

@@ -32,6 +32,16 @@ def test_memory_is_given_back_once_when_most_of_many_have_gone(counts, at):
     assert given_back(counts) == at
 
 
+def test_a_crowd_that_comes_and_goes_between_two_looks_is_noticed():
+    given: list[str] = []
+    crowd = Crowd(lambda: given.append("back"))
+
+    crowd.note(CROWD)
+    crowd.look(0)
+
+    assert given == ["back"]
+
+
 def test_garbage_is_freed():
     class Node:
         gone = False
