@@ -12,6 +12,7 @@ from pathlib import Path
 
 import attrs
 
+from bench.durable import Durable, measure_durable
 from bench.figures import Figures
 from bench.machine import describe
 from bench.measure import Bench, MeasureError
@@ -22,6 +23,7 @@ from bench.work import FAN_OUT, SWEEP, WORKS, Work, quick
 
 RESULTS = HERE / "RESULTS.md"
 README = HERE.parent / "README.md"
+DURABLE = "durable"  # beside the works: what only the daemon does
 
 
 @attrs.frozen
@@ -30,6 +32,7 @@ class Plan:
 
     servers: list[Server]
     works: list[Work]
+    durable: bool  # whether the daemon's durable events are measured too
     out: Path | None  # where the results go, beside the terminal
     readme: bool  # whether the README's table is renewed
 
@@ -40,12 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     present = find_present(plan.servers)
     try:
         with tempfile.TemporaryDirectory(prefix="cryptows-bench-tools-") as folder:
-            figures, failed = measure(Bench.prepare(Path(folder)), present, plan.works)
+            bench = Bench.prepare(Path(folder))
+            figures, failed = measure(bench, present, plan.works)
+            durable = measure_kept(bench, plan)
     except MeasureError as error:
         note(str(error))
         return 1
-    if figures:
-        publish(figures, plan)
+    if figures or durable is not None:
+        publish(figures, durable, plan)
     return 1 if failed else 0
 
 
@@ -56,15 +61,17 @@ def read_arguments(arguments: Sequence[str] | None) -> Plan:
     parser = argparse.ArgumentParser(prog="./run bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="short and small: to see that it runs")
     parser.add_argument(
-        "--only", nargs="+", default=[], metavar="NAME", choices=[*known, *works],
-        help=f"servers ({', '.join(known)}) and works ({', '.join(works)}); all of a kind if none",
+        "--only", nargs="+", default=[], metavar="NAME", choices=[*known, *works, DURABLE],
+        help=f"servers ({', '.join(known)}) and works ({', '.join([*works, DURABLE])});"
+        " all of a kind if none",
     )  # fmt: skip
     parser.add_argument("--seconds", type=float, help="how long each measurement takes")
     parser.add_argument("--out", type=Path, help="write the results there, and latency.svg beside")
     given = parser.parse_args(arguments)
 
     chosen_servers = [known[name] for name in known if name in given.only] or list(known.values())
-    names = [name for name in works if name in given.only] or list(works)
+    named = [name for name in works if name in given.only]
+    names = named or ([] if DURABLE in given.only else list(works))
     chosen = [work for name in names for work in works[name]]
     if given.quick:
         chosen = [quick(work) for work in chosen]
@@ -72,7 +79,8 @@ def read_arguments(arguments: Sequence[str] | None) -> Plan:
         chosen = [attrs.evolve(work, seconds=given.seconds) for work in chosen]
     whole = not (given.quick or given.only or given.seconds)
     out = given.out or (RESULTS if whole else None)
-    return Plan(chosen_servers, chosen, out, readme=whole and given.out is None)
+    durable = DURABLE in given.only or not (named or given.quick)
+    return Plan(chosen_servers, chosen, durable, out, readme=whole and given.out is None)
 
 
 def find_present(wanted: Sequence[Server]) -> list[Server]:
@@ -105,10 +113,19 @@ def measure(
     return figures, failed
 
 
-def publish(figures: Sequence[Figures], plan: Plan) -> None:
+def measure_kept(bench: Bench, plan: Plan) -> Durable | None:
+    """Measure durable events, if that is wanted of the daemon."""
+    own = [server for server in plan.servers if server.name == "cryptows"]
+    if not (plan.durable and own):
+        return None
+    note("cryptows: durable events")
+    return measure_durable(bench, own[0])
+
+
+def publish(figures: Sequence[Figures], durable: Durable | None, plan: Plan) -> None:
     """Print the results, and write them where the plan says."""
     titles = {server.name: server.title for server in plan.servers}
-    text = results(figures, titles, describe())
+    text = results(figures, titles, describe(), durable)
     print(text)
     if plan.out is None:
         return

@@ -55,17 +55,23 @@ class Bench:
 
     def run(self, server: Server, work: Work) -> Figures:
         """Measure one server on one work; raises MeasureError."""
+        with self.place() as place, self.running(server, place) as process:
+            return Figures(server.name, work, self._load(server, work, place, process))
+
+    @contextlib.contextmanager
+    def place(self) -> Iterator[Place]:
+        """Give a server a folder and ports."""
         with (
             tempfile.TemporaryDirectory(prefix="cryptows-bench-") as name,
             reserved_ports() as (port, side_port),
         ):
             place = Place(Path(name), port, side_port)
             (place.folder / "floor").symlink_to(self.folder / "floor")
-            with self._running(server, place) as process:
-                return Figures(server.name, work, self._load(server, work, place, process))
+            yield place
 
     @contextlib.contextmanager
-    def _running(self, server: Server, place: Place) -> Iterator[subprocess.Popen[bytes]]:
+    def running(self, server: Server, place: Place) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a server there, pinned to its CPU, and stop it at the end."""
         log = place.folder / "log"
         with log.open("wb") as out, pinned(self.server_cpu):
             process = subprocess.Popen(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from bench.durable import BATCH, BATCHES, CLIENTS, MISSED, Durable
 from bench.figures import Figures, ratio
 from bench.work import FAN_OUT, IDLE, INGEST, SLOW, SYMBOLS, WORKS, Work
 
@@ -25,15 +26,23 @@ took or passed on less than was offered while it was measured.
 """
 
 
-def results(figures: Sequence[Figures], titles: dict[str, str], machine: Sequence[str]) -> str:
+def results(
+    figures: Sequence[Figures],
+    titles: dict[str, str],
+    machine: Sequence[str],
+    durable: Durable | None = None,
+) -> str:
     """Return the whole of RESULTS.md."""
     parts = ["# Measurements", METHOD, "\n".join(f"- {line}" for line in machine)]
-    parts += ["## Summary", summary(figures, titles)]
-    parts += ["## Latency against offered load", "![p99 against offered load](latency.svg)"]
+    if figures:
+        parts += ["## Summary", summary(figures, titles)]
+        parts += ["## Latency against offered load", "![p99 against offered load](latency.svg)"]
     for work in WORKS:
         done = [f for f in figures if f.work.name == work.name]
         if done:
             parts += [f"## {done[0].work.title}", markdown(details(done, figures, titles))]
+    if durable is not None:
+        parts += ["## Durable events", kept(durable)]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -56,6 +65,18 @@ def summary(figures: Sequence[Figures], titles: dict[str, str]) -> str:
         rows.append([titles[server], *(show(f) if f else NOTHING for f, show in found)])
     note = "Deliveries for each CPU-second of the server, where nothing else is said."
     return f"{note}\n\n{markdown(rows)}"
+
+
+def kept(durable: Durable) -> str:
+    """Return the table of what no peer does."""
+    sent, missed = short(BATCHES * BATCH), short(MISSED)
+    stored = f"{sent} trades of one producer, {BATCH} in flight, acknowledged after the commit"
+    back = f"{CLIENTS} clients that come back at once after a restart, {missed} events each"
+    return markdown([
+        ["what", "figure"],
+        [stored, f"{short(durable.acknowledged)} events/s"],
+        [back, f"{durable.recovery:.1f} s"],
+    ])  # fmt: skip
 
 
 def details(done: Sequence[Figures], figures: Sequence[Figures], titles: dict[str, str]) -> Table:
