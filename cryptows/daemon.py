@@ -10,16 +10,14 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
-import resource
 import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import attrs
 import structlog
 import trio
 
@@ -27,7 +25,6 @@ import cryptows
 from cryptows import log as logs
 from cryptows.broker.health import State
 from cryptows.broker.journal import Journal
-from cryptows.broker.revocations import Revocations
 from cryptows.config.keys import read_keys
 from cryptows.config.load import Loaded
 from cryptows.config.reload import changed, merge_live
@@ -35,24 +32,22 @@ from cryptows.config.settings import Settings
 from cryptows.files import read_key_file
 from cryptows.model.channel import USER_ID
 from cryptows.model.errors import CryptowsError, Refusal, StartError
-from cryptows.notify import Notifier, listen_fds, watchdog_interval
+from cryptows.notify import Notifier, watchdog_interval
+from cryptows.opening import Opened, open_all
 from cryptows.redact import protect
 from cryptows.store import revocations
-from cryptows.store.sqlite import Database
 from cryptows.store.writer import StoreTask
 from cryptows.tasks import housekeeper, stats
-from cryptows.tasks.acceptor import Acceptor, prepare
-from cryptows.tasks.client import UNKNOWN_PACE, now_ms
+from cryptows.tasks.acceptor import Acceptor
+from cryptows.tasks.clock import now_ms
 from cryptows.tasks.connection import Site
-from cryptows.tasks.control import MODE, Command, serve_control
+from cryptows.tasks.control import Command, serve_control
 from cryptows.tasks.dashboard import Dashboard
 from cryptows.tasks.dispatcher import Dispatcher
 from cryptows.tasks.endpoint import WebSocketSite
-from cryptows.tasks.feedsocket import FeedSocket, open_feed
 from cryptows.tasks.hub import RESTARTING, Hub
 from cryptows.tasks.ingest import FeedBatch, FeedStats, Ingest
 from cryptows.tasks.keeper import Keeper
-from cryptows.tasks.listeners import adopt, open_listeners, open_unix
 from cryptows.tasks.metrics import Metrics
 from cryptows.tasks.pages import PATHS, Pages
 from cryptows.tasks.recover import DashboardMount, timing
@@ -63,20 +58,7 @@ QUEUED_BATCHES = 16  # reads of producers that may wait for the dispatcher; then
 REVOKED = Refusal(4001, "jwt revoked", come_back=False)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LOOK = 0.02  # seconds between two looks at who is still here
-SPARE_FILES = 400  # descriptors beside the clients': requests, producers, the store
 GOODBYES = 64  # said before the other tasks get a turn
-
-
-@attrs.define
-class Opened:
-    """What is open before anything runs."""
-
-    http: list[socket.socket]
-    feed: FeedSocket
-    control: socket.socket
-    database: Database
-    revocations: Revocations
-    keys: tuple[bytes, ...]
 
 
 async def serve(
@@ -94,7 +76,7 @@ async def serve(
     for warning in loaded.warnings:
         log.warning("configuration", detail=warning)
     with ExitStack() as stack:
-        opened = _open(loaded, environ, stack)
+        opened = open_all(loaded, environ, stack)
         async with trio.open_nursery() as nursery:
             journal = Journal(
                 opened.database.file.epoch, settings.limits.streams, opened.database.file.position,
@@ -105,57 +87,6 @@ async def serve(
             await daemon.run(opened)
             nursery.cancel_scope.cancel()
     log.info("stopped")
-
-
-def _open(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -> Opened:
-    """Open everything, or nothing: raises ConfigError or StartError."""
-    settings = loaded.settings
-    keys = read_keys(settings, loaded.origins, read_key_file, environ)
-    protect(keys.all)
-    passed = listen_fds(environ)
-    raise_file_limit(settings.limits.connections + SPARE_FILES)
-    make_folder(settings.feed.socket, 0o755)
-    make_folder(settings.server.control_socket, 0o700)
-    feed = stack.enter_context(closing(open_feed(settings.feed, passed.get("feed", []))))
-    http = adopt(passed.get("http", [])) or open_listeners(
-        settings.server.listen, settings.server.backlog
-    )
-    for listener in http:
-        stack.enter_context(listener)
-        prepare(
-            listener,
-            min(UNKNOWN_PACE, settings.delivery.kernel_buffer),
-            settings.heartbeat.timeout * 2,
-        )
-    control = stack.enter_context(open_unix(settings.server.control_socket, MODE, 16))
-    stack.callback(Path(settings.server.control_socket).unlink, missing_ok=True)
-    for address in settings.server.listen if "http" not in passed else ():
-        if address.startswith("unix:"):
-            stack.callback(Path(address.removeprefix("unix:")).unlink, missing_ok=True)
-    database = Database(settings)
-    revoked = revocations.load(Path(settings.server.state_dir))
-    return Opened(http, feed, control, database, revoked, tuple(keys.all))
-
-
-def raise_file_limit(wanted: int) -> None:
-    """Take as many descriptors as the system gives us; a client is one. Warns if they are few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    if hard != resource.RLIM_INFINITY and hard < wanted:
-        log.warning("few file descriptors", limit=hard, wanted=wanted, setting="limits.connections")
-
-
-def make_folder(socket_path: str, mode: int) -> None:
-    """Make the folder of a socket if there is none; raise StartError."""
-    folder = Path(socket_path).parent
-    previous = os.umask(0o022)  # parents, too, are for nobody else to write
-    try:
-        folder.mkdir(mode, parents=True, exist_ok=True)
-    except OSError as error:
-        raise StartError(f"cannot make the folder {folder}: {error.strerror}") from None
-    finally:
-        os.umask(previous)
 
 
 class Daemon:

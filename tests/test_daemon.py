@@ -19,6 +19,7 @@ import pytest
 import trio
 
 from cryptows import daemon as module
+from cryptows import opening
 from cryptows.broker.auth import make_token
 from cryptows.config.load import Loaded, load
 from cryptows.control_client import ask
@@ -462,13 +463,13 @@ class Notes:
 @pytest.mark.parametrize(("soft", "hard", "warns"), [(256, 1024, 1), (1024, 1 << 20, 0)])
 def test_as_many_descriptors_are_taken_as_there_are(monkeypatch, soft, hard, warns):
     taken, notes = [], Notes()
-    monkeypatch.setattr(module, "log", notes)
-    monkeypatch.setattr("cryptows.daemon.resource.getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(opening, "log", notes)
+    monkeypatch.setattr("cryptows.opening.resource.getrlimit", lambda which: (soft, hard))
     monkeypatch.setattr(
-        "cryptows.daemon.resource.setrlimit", lambda which, limit: taken.append(limit)
+        "cryptows.opening.resource.setrlimit", lambda which, limit: taken.append(limit)
     )
 
-    module.raise_file_limit(10_400)
+    opening.raise_file_limit(10_400)
 
     assert taken == [(hard, hard)]
     assert notes.warnings == warns

@@ -25,7 +25,7 @@ FLOORS = (
     ("broker",),
     ("store",),
     ("tasks", "log", "redact", "notify", "files", "control_client"),
-    ("daemon",),
+    ("daemon", "opening"),
     ("cli", "__main__"),
 )
 LEVEL = {name: level for level, names in enumerate(FLOORS) for name in names}

@@ -52,7 +52,7 @@ def test_sockets_are_where_the_settings_have_them():
 
 
 def test_the_daemon_knows_the_sockets_by_their_names():
-    taken = set(re.findall(r'passed\.get\("(\w+)"', (ROOT / "cryptows/daemon.py").read_text()))
+    taken = set(re.findall(r'passed\.get\("(\w+)"', (ROOT / "cryptows/opening.py").read_text()))
 
     assert {HTTP["FileDescriptorName"][0], FEED["FileDescriptorName"][0]} == taken
 

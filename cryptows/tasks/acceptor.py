@@ -18,6 +18,7 @@ import trio
 from cryptows.broker.addresses import UNIX, is_proxy
 from cryptows.broker.admission import AcceptRate, ConnectionCounts, Full
 from cryptows.tasks.connection import Connection, Find
+from cryptows.tasks.sending import TCP_NOTSENT_LOWAT
 
 if TYPE_CHECKING:
     from cryptows.tasks.hub import Hub
@@ -29,7 +30,6 @@ EXTRA = 256  # connections beyond limits.connections that may still ask for stat
 PAUSE = 0.1  # seconds to wait when there are no descriptors left
 
 _TCP_USER_TIMEOUT = 18  # linux/tcp.h
-_TCP_NOTSENT_LOWAT = 25
 _OUT_OF_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -39,7 +39,7 @@ def prepare(listener: socket.socket, kernel_buffer: int, vanished_after: float) 
     if listener.family == socket.AF_UNIX:
         return
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    listener.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, kernel_buffer)
+    listener.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, kernel_buffer)
     listener.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(vanished_after * 1000))
 
 

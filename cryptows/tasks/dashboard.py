@@ -22,7 +22,7 @@ from cryptows.broker.admission import Full
 from cryptows.broker.auth import ANONYMOUS, Identity
 from cryptows.broker.session import Session, State, Step
 from cryptows.model.errors import CryptowsError, Refusal, RequestError
-from cryptows.tasks.client import now_ms
+from cryptows.tasks.clock import now_ms
 from cryptows.tasks.endpoint import new_client_id
 from cryptows.tasks.engineclient import LEFT
 from cryptows.tasks.recover import SocketRecovery

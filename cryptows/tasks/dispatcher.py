@@ -19,7 +19,8 @@ import trio
 from cryptows.broker.publisher import nobody
 from cryptows.broker.routes import Audience
 from cryptows.model.errors import BadEvent
-from cryptows.tasks.client import Client, now_ms
+from cryptows.tasks.client import Client
+from cryptows.tasks.clock import now_ms
 from cryptows.tasks.ingest import FeedBatch
 from cryptows.tasks.keeper import Keeper
 from cryptows.wire.envelope import joined

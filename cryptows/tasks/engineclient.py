@@ -20,8 +20,10 @@ from cryptows.broker.auth import ANONYMOUS
 from cryptows.broker.outbox import TOO_SLOW
 from cryptows.broker.session import Session, State
 from cryptows.model.errors import Refusal
-from cryptows.tasks.client import GOODBYE, Client, now_ms
+from cryptows.tasks.client import Client
+from cryptows.tasks.clock import now_ms
 from cryptows.tasks.endpoint import new_client_id
+from cryptows.tasks.sending import GOODBYE
 from cryptows.tasks.websocket import WebSocket
 from cryptows.wire import engineio
 from cryptows.wire.engineio import Incoming, Kind, ProtocolError, base64_packet

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from cryptows.model.errors import Refusal
-from cryptows.tasks.client import now_ms
+from cryptows.tasks.clock import now_ms
 from cryptows.tasks.memory import Crowd
 
 if TYPE_CHECKING:

@@ -36,9 +36,11 @@ from cryptows.model.channel import Access, ChannelTable
 from cryptows.model.errors import Refusal
 from cryptows.model.event import Event
 from cryptows.store.writer import StoreTask
-from cryptows.tasks.client import Client, now_ms
+from cryptows.tasks.client import Client
+from cryptows.tasks.clock import now_ms
 from cryptows.tasks.memory import Crowd
 from cryptows.tasks.reaper import Reaper
+from cryptows.tasks.sending import Sender
 from cryptows.wire.envelope import WIRES
 
 RESTARTING = Refusal(1012, "the daemon restarts; come back", come_back=True)
@@ -79,7 +81,7 @@ class Hub:
     reaper: Reaper = attrs.field(factory=Reaper)
     clients: dict[str, Client] = attrs.field(factory=dict)  # at most limits.connections
     crowd: Crowd = attrs.field(factory=Crowd)  # how many there were, for the housekeeper
-    behind: dict[Client, None] = attrs.field(factory=dict)  # those with an outbox and a socket
+    behind: dict[Sender, None] = attrs.field(factory=dict)  # those with an outbox and a socket
     health: Health = attrs.field(factory=Health)
     feed: FeedState | None = None  # the ingest, once it runs
     store: StoreTask | None = None

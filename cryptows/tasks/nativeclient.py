@@ -9,8 +9,9 @@ import trio
 
 from cryptows.broker.pulse import Pulse
 from cryptows.model.errors import Refusal, RequestError
-from cryptows.tasks.client import FAILED, GOODBYE, Client
+from cryptows.tasks.client import FAILED, Client
 from cryptows.tasks.clock import now_ms
+from cryptows.tasks.sending import GOODBYE
 from cryptows.tasks.websocket import WebSocket
 from cryptows.wire import requests
 from cryptows.wire.envelope import NATIVE, Packet

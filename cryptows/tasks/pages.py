@@ -17,7 +17,7 @@ from cryptows.broker.auth import find_token
 from cryptows.broker.health import Answer
 from cryptows.model.channel import Role
 from cryptows.model.errors import Refusal
-from cryptows.tasks.client import now_ms
+from cryptows.tasks.clock import now_ms
 from cryptows.tasks.metrics import CONTENT_TYPE, Metrics
 from cryptows.tasks.stats import Rates, stats_document
 

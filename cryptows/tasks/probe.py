@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from cryptows.tasks.client import GOODBYE
+from cryptows.tasks.sending import GOODBYE
 from cryptows.tasks.websocket import WebSocket
 from cryptows.wire import engineio
 from cryptows.wire.engineio import ProtocolError

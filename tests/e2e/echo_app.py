@@ -24,12 +24,13 @@ from cryptows.config.load import defaults
 from cryptows.config.settings import Cors, Limits, Settings
 from cryptows.model.errors import Refusal
 from cryptows.tasks.acceptor import Acceptor, prepare
-from cryptows.tasks.client import GOODBYE, Client
+from cryptows.tasks.client import Client
 from cryptows.tasks.connection import Connection, Site, Takeover
 from cryptows.tasks.endpoint import new_client_id
 from cryptows.tasks.engineclient import EngineClient
 from cryptows.tasks.hub import Hub
 from cryptows.tasks.polling import Mount
+from cryptows.tasks.sending import GOODBYE
 from cryptows.tasks.socketio import SocketIoClient
 from cryptows.tasks.websocket import WebSocket
 from cryptows.wire.engineio import Timing

@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from cryptows.model.errors import Refusal
-from cryptows.tasks.client import GOODBYE
 from cryptows.tasks.hub import RESTARTING
+from cryptows.tasks.sending import GOODBYE
 from tests.tasks.house import House, Screen, house, quote, status
 
 FILL = "x" * 20_000
