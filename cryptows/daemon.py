@@ -146,7 +146,8 @@ class Daemon:
 
     async def _serve(self, opened: Opened, store: StoreTask) -> None:
         async with trio.open_nursery() as feeding:
-            feeding.start_soon(self._ingest.serve, _trio_socket(opened.feed.socket))
+            opened.feed.socket.setblocking(False)
+            feeding.start_soon(self._ingest.serve, opened.feed.socket)
             async with trio.open_nursery() as serving:
                 for listener in opened.http:
                     serving.start_soon(self._acceptor.run, listener)
@@ -335,10 +336,6 @@ def _user_in(request: Mapping[str, Any]) -> str:
     return user_id
 
 
-def _trio_socket(sock: socket.socket) -> trio.socket.SocketType:
-    sock.setblocking(False)
-    return trio.socket.from_stdlib_socket(sock)
-
-
 def _trio_listener(sock: socket.socket) -> trio.SocketListener:
-    return trio.SocketListener(_trio_socket(sock))
+    sock.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))

@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
-import trio
 
 from cryptows.config.settings import Feed
 from cryptows.model.errors import StartError
@@ -36,7 +35,7 @@ class Peer:
     gids: frozenset[int]
 
     @classmethod
-    def of(cls, sock: socket.socket | trio.socket.SocketType) -> Peer:
+    def of(cls, sock: socket.socket) -> Peer:
         """Ask the kernel."""
         size = struct.calcsize("iII")
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import math
+import socket
 from collections.abc import Callable, Container
 
 import attrs
@@ -77,25 +78,29 @@ class Ingest:
         for producer in self._producers:
             producer.stop()
 
-    async def serve(self, listener: trio.socket.SocketType) -> None:
+    async def serve(self, listener: socket.socket) -> None:
         """Serve producers until stopped; closes their connections, but not the listener."""
         async with trio.open_nursery() as nursery:
             with self._accepting:
                 while True:
+                    await trio.lowlevel.wait_readable(listener)
                     try:
-                        sock, _ = await listener.accept()
+                        sock, _ = listener.accept()
+                    except BlockingIOError:
+                        continue
                     except OSError as error:
                         if error.errno not in _PASSING:
                             raise
                         log.warning("cannot accept a producer", error=error.strerror)
                         await trio.sleep(PAUSE)
                     else:
-                        nursery.start_soon(self._serve, trio.SocketStream(sock))
+                        sock.setblocking(False)
+                        nursery.start_soon(self._serve, sock)
 
-    async def _serve(self, stream: trio.SocketStream) -> None:
+    async def _serve(self, sock: socket.socket) -> None:
         """Serve one connection to its end; nothing but Cancelled escapes."""
-        async with stream:
-            peer = Peer.of(stream.socket)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
+            peer = Peer.of(sock)
             error = self._objection(peer)
             if error is not None:
                 self.stats.refused += 1
@@ -104,7 +109,7 @@ class Ingest:
                     await _try_to_send(stream, refusal(error))
                 return
             self._count += 1
-            producer = Producer(self, stream, peer, self._count)
+            producer = Producer(self, sock, stream, peer, self._count)
             stats = producer.stats
             log.info("producer connected", producer=stats.name, uid=peer.uid, pid=peer.pid)
             self._producers[producer] = None
@@ -134,7 +139,7 @@ class Ingest:
 
 
 async def serve_feed(
-    listener: trio.socket.SocketType,
+    listener: socket.socket,
     settings: Settings,
     events_in: trio.MemorySendChannel[FeedBatch],
     now_ms: Callable[[], int],

@@ -7,6 +7,7 @@ unread that reading must stop. They end when the producer has finished and has i
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import TYPE_CHECKING
 
@@ -78,8 +79,17 @@ class _Slice:
 class Producer:
     """The daemon's side of one feed connection."""
 
-    def __init__(self, ingest: Ingest, stream: trio.SocketStream, peer: Peer, number: int) -> None:
+    def __init__(
+        self,
+        ingest: Ingest,
+        sock: socket.socket,
+        stream: trio.SocketStream,
+        peer: Peer,
+        number: int,
+    ) -> None:
+        """`stream` is the same socket, to write to."""
         self._ingest = ingest
+        self._socket = sock
         self._stream = stream
         self._number = number
         self._reader = LineReader(ingest.settings.feed.max_line)
@@ -123,18 +133,19 @@ class Producer:
 
     async def _receive(self) -> bytes:
         """Return the next bytes, none at the end."""
-        if not self._stopped:
-            with trio.CancelScope() as self._receiving:
+        with trio.CancelScope() as self._receiving:
+            while not self._stopped:
+                await trio.lowlevel.wait_readable(self._socket)
+                # Read now, each line would wake us only to wait for the next pass.
+                rests_until = self._ingest.rests_until()
+                if rests_until > trio.current_time() and not self._flooding:
+                    await trio.sleep_until(rests_until)
                 try:
-                    if not self._flooding:
-                        await trio.lowlevel.wait_readable(self._stream.socket)
-                        # Read now, each line would wake us only to wait for the next pass.
-                        rests_until = self._ingest.rests_until()
-                        if rests_until > trio.current_time():
-                            await trio.sleep_until(rests_until)
-                    return bytes(await self._stream.receive_some(CHUNK))
-                except trio.BrokenResourceError:
-                    pass  # it went away without reading its answers
+                    return self._socket.recv(CHUNK)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    break  # it went away without reading its answers
         return b""
 
     async def _take(self, lines: list[Line]) -> None:

@@ -38,7 +38,6 @@ class Feed:
         )
         self.opened = open_feed(self.settings.feed)
         self.opened.socket.setblocking(False)
-        self.listener = trio.socket.from_stdlib_socket(self.opened.socket)
         self.stats = FeedStats()
         send, self.events_in = trio.open_memory_channel(buffer)
         self.ingest = Ingest(self.settings, send, lambda: NOW, self.stats)
@@ -46,7 +45,7 @@ class Feed:
         nursery.start_soon(self._serve)
 
     async def _serve(self):
-        await self.ingest.serve(self.listener)
+        await self.ingest.serve(self.opened.socket)
         self.ended.set()
 
     async def connect(self):
@@ -598,14 +597,22 @@ async def test_a_bug_ends_one_producer_and_not_the_others(feed, monkeypatch, log
 
 
 class Listener:
-    """Fails to accept in the given ways, one after the other."""
+    """Somebody waits there, and cannot be accepted in the given ways, one after the other."""
 
     def __init__(self, *errors):
         self.errors = list(errors)
+        self.ends = socket.socketpair()
+        self.ends[1].send(b"!")
 
-    async def accept(self):
-        await trio.lowlevel.checkpoint()
+    def fileno(self):
+        return self.ends[0].fileno()
+
+    def accept(self):
         raise OSError(self.errors.pop(0), "no")
+
+    def close(self):
+        for end in self.ends:
+            end.close()
 
 
 async def test_running_out_of_descriptors_is_waited_out(autojump_clock):
@@ -615,6 +622,7 @@ async def test_running_out_of_descriptors_is_waited_out(autojump_clock):
     with pytest.raises(ExceptionGroup) as caught:
         await serve_feed(listener, defaults(), send, lambda: NOW, FeedStats())
 
+    listener.close()
     assert caught.value.subgroup(lambda error: getattr(error, "errno", 0) == errno.EBADF)
     assert trio.current_time() == pytest.approx(0.2)
 
