@@ -17,6 +17,7 @@ from cryptows.broker.addresses import UNIX, counted_as
 from cryptows.config.settings import Limits
 from cryptows.model.errors import CryptowsError
 
+RETRY_AFTER = 5.0  # seconds until a connection too many may try again
 BURST = 0.1  # seconds' worth of connections that are accepted without a pause
 
 

@@ -246,7 +246,8 @@ class Outbox:
         return frame
 
     def drop_queued(self) -> None:
-        """Forget all but the frame that was begun and those of control: the client is leaving."""
+        """Forget all but the frame that was begun and a close: the client is leaving."""
+        self._control.clear()
         self._round.clear()
         self._private.clear()
         self._whole.clear()

@@ -25,6 +25,7 @@ class Lost:
     sid: str
     user_id: str | None
     patterns: frozenset[Pattern]
+    offset: str  # where it began, for one that was lost before its first event
 
 
 class _Kept(msgspec.Struct, gc=False):
@@ -34,6 +35,7 @@ class _Kept(msgspec.Struct, gc=False):
     sid: str
     user_id: str | None
     patterns: bytes
+    offset: str
 
 
 _pack = msgspec.json.Encoder().encode
@@ -64,7 +66,7 @@ class Recoveries:
             del self._lost[next(iter(self._lost))]
         patterns = _pack([str(pattern) for pattern in lost.patterns])
         until = now + self.settings.window
-        self._lost[pid] = _Kept(until, lost.sid, lost.user_id, patterns)
+        self._lost[pid] = _Kept(until, lost.sid, lost.user_id, patterns, lost.offset)
 
     def take(self, pid: str, user_id: str | None, now: float) -> Lost | None:
         """Return a lost connection of that user, and forget it; None if there is none."""
@@ -74,7 +76,7 @@ class Recoveries:
             return None
         del self._lost[pid]
         patterns = frozenset(map(Pattern.parse, _unpack(found.patterns)))
-        return Lost(found.sid, found.user_id, patterns)
+        return Lost(found.sid, found.user_id, patterns, found.offset)
 
     def next_end(self) -> float:
         """When `prune` has something to forget next."""

@@ -16,7 +16,7 @@ import attrs
 import trio
 
 from cryptows.broker.addresses import client_address, is_proxy
-from cryptows.broker.admission import Full
+from cryptows.broker.admission import RETRY_AFTER, Full
 from cryptows.wire.http import TEXT, HttpConnection, HttpError, Request, ends_connection, response
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class Connection:
     async def no_room(self, request: Request, full: Full) -> None:
         """Answer that there are too many connections."""
         self.hub.counters.refused(f"connections_{full.scope.name.lower()}")
-        await self.refuse(request, full.status, str(full), 5)
+        await self.refuse(request, full.status, str(full), RETRY_AFTER)
 
     async def refuse(
         self,

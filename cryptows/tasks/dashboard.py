@@ -15,11 +15,13 @@ import socket
 import time
 from typing import TYPE_CHECKING, Any
 
+import attrs
 import msgspec
 import trio
 
-from cryptows.broker.admission import Full
+from cryptows.broker.admission import RETRY_AFTER, Full
 from cryptows.broker.auth import ANONYMOUS, Identity
+from cryptows.broker.recovery import Lost
 from cryptows.broker.session import Session, State, Step
 from cryptows.model.errors import CryptowsError, Refusal, RequestError
 from cryptows.tasks.clock import now_ms
@@ -58,7 +60,7 @@ class Unwelcome(CryptowsError):
 class Dashboard(SocketIoClient):
     """A client on Socket.IO."""
 
-    __slots__ = ("_asked_before", "_pid")
+    __slots__ = ("_asked_before", "_began_at", "_pid", "_recovering")
 
     mount: DashboardMount
 
@@ -73,6 +75,8 @@ class Dashboard(SocketIoClient):
     ) -> None:
         super().__init__(mount, engine, seat, sock, base64=base64)
         self._pid: str | None = None
+        self._recovering: Lost | None = None  # what it comes back for, until it is let in
+        self._began_at = ""  # the offset then
         self._asked_before = False
 
     # coming
@@ -84,28 +88,44 @@ class Dashboard(SocketIoClient):
             self.refuse(wish.namespace, "too many requests", {"code": "rate_limited"})
             return
         self._asked_before = True
+        pid, lost = auth.get("pid"), None
         try:
             identity = self._identify(auth.get("token"), now)
+            if isinstance(pid, str):
+                # Before it is counted: what it recovers may be the one connection too many.
+                lost = self._take(pid, auth.get("offset"), identity, now)
+            self._sit_down(identity)
         except Unwelcome as unwelcome:
+            if lost is not None and isinstance(pid, str):
+                self.mount.lose(pid, lost)  # it may try once more
             self.hub.counters.refused(unwelcome.data["code"])
             self.refuse(wish.namespace, unwelcome.message, unwelcome.data)
             return
-        pid, offset = auth.get("pid"), auth.get("offset")
-        if isinstance(pid, str) and isinstance(offset, str) and self.mount.recoveries.enabled:
-            lost = self.mount.take(pid, identity.user_id, now)
-            if lost is not None:
-                self.session = Session(lost.sid, identity, self.seat.address, since=now)
-                recovery = SocketRecovery(self.hub, self, lost.patterns, offset, pid)
-                # Beside, because a slow client must go on being read for its pongs.
-                self.beside(recovery.run)
-                return
-        self.begin(identity)
+        if lost is None or not isinstance(pid, str):
+            self.begin(identity)
+            return
+        self.session = Session(lost.sid, identity, self.seat.address, since=now)
+        self._pid, self._recovering = pid, lost
+        self.mount.live[pid] = self
+        # Beside, because a slow client must go on being read for its pongs.
+        self.beside(SocketRecovery(self.hub, self, lost, pid).run)
+
+    def _take(self, pid: str, offset: object, identity: Identity, now: float) -> Lost | None:
+        """Return the lost connection that the client comes back for, if it is its own."""
+        if not self.mount.recoveries.enabled or not (offset is None or isinstance(offset, str)):
+            return None
+        lost = self.mount.take(pid, identity.user_id, now)
+        return lost if lost is None or offset is None else attrs.evolve(lost, offset=offset)
+
+    def astray(self, answer: Packet) -> None:
+        if self._counted(trio.current_time()):
+            super().astray(answer)
 
     def _counted(self, now: float) -> bool:
         return self.hub.answers.within_limits(self, requests.Request(""), now, now_ms())
 
     def _identify(self, token: object, now: float) -> Identity:
-        """Return who the client is, once it has a seat as that; raise Unwelcome."""
+        """Return who the client is; raise Unwelcome."""
         hub = self.hub
         identity = ANONYMOUS
         # Pages without a login say {token: null} or {token: ""}.
@@ -122,14 +142,19 @@ class Dashboard(SocketIoClient):
         if wait is not None:
             reason = "banned for breaking the rate limit"
             raise Unwelcome(reason, "rate_limited", retryAfterMs=math.ceil(wait * 1000))
+        return identity
+
+    def _sit_down(self, identity: Identity) -> None:
+        """Count the connection as this user's; raise Unwelcome if that is one too many."""
         try:
             self.seat_as(identity.user_id)
         except Full as full:
-            raise Unwelcome(str(full), "rate_limited") from None
-        return identity
+            again = math.ceil(RETRY_AFTER * 1000)
+            raise Unwelcome(str(full), "rate_limited", retryAfterMs=again) from None
 
     def begin(self, identity: Identity) -> None:
         """Begin a new session."""
+        self._drop_pid()
         self.session = Session(new_client_id(), identity, self.seat.address)
         pid = secrets.token_urlsafe(15) if self.mount.recoveries.enabled else None
         self.let_in(pid)
@@ -137,7 +162,8 @@ class Dashboard(SocketIoClient):
     def let_in(self, pid: str | None) -> None:
         """Grant the CONNECT: from now on the session lives."""
         now = trio.current_time()
-        self._pid = pid
+        self._pid, self._recovering = pid, None
+        self._began_at = self.hub.journal.offset.decode()
         if pid is not None:
             self.mount.live[pid] = self
         self.accept("/", self.session.id, pid)
@@ -174,7 +200,10 @@ class Dashboard(SocketIoClient):
         return again
 
     def ping(self, now: float) -> None:
-        if not self.joined or not self.session.open:
+        between_polls = self._ws is None and not self.engine.polling
+        if between_polls or not self.joined or not self.session.open:
+            # A heartbeat that waits for the next poll would be the oldest of what waits, and end
+            # for its age a client that has nothing to answer to.
             super().ping(now)
             return
         beat = self.wire.message(self.hub.answers.heartbeat(self, now, now_ms()))
@@ -214,14 +243,22 @@ class Dashboard(SocketIoClient):
         super().end(refusal)
 
     def gone(self, code: int) -> None:
+        lost = self.to_recover()
         pid = self._drop_pid()
         if pid is not None:
-            self.mount.lose(pid, self.session, self.session.patterns)
+            self.mount.lose(pid, lost)
         super().gone(code)
+
+    def to_recover(self) -> Lost:
+        """Return what a client that comes back for this session is to have again."""
+        if self._recovering is not None:
+            return self._recovering
+        session = self.session
+        return Lost(session.id, session.identity.user_id, session.patterns, self._began_at)
 
     def _drop_pid(self) -> str | None:
         """Give up the right to be recovered; return what was given up."""
-        pid, self._pid = self._pid, None
+        pid, self._pid, self._recovering = self._pid, None, None
         if pid is not None and self.mount.live.get(pid) is self:
             del self.mount.live[pid]
         return pid

@@ -291,7 +291,10 @@ class EngineClient(Client):
     def fail(self, error: ProtocolError) -> None:
         """End a client that does not speak the protocol; nobody else notices."""
         self.engine.lose()
-        self.end(Refusal(PROTOCOL_ERROR, str(error), come_back=True))
+        if self.session.open:
+            self.end(Refusal(PROTOCOL_ERROR, str(error), come_back=True))
+        else:
+            self.settle()  # it was ending: there is no goodbye left that would forget it
 
     async def say_goodbye(self, refusal: Refusal) -> None:
         """Close the transport; a client that shall stay away is told so first."""

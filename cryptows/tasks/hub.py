@@ -168,7 +168,7 @@ class Hub:
             connections[audience.wire.name] += len(audience.members)
             subscriptions += len(audience.patterns) * len(audience.members)
         throttlers, kept = self.publisher.throttled(trio.current_time())
-        outboxes = [c.outbox for c in self.behind if c.outbox is not None]
+        outboxes = [c.outbox for c in self.behind if c.outbox is not None and c.session.open]
         return Gauges(
             connections=connections,
             authenticated=sum(c.session.authenticated for c in self.clients.values()),

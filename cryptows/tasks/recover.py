@@ -16,9 +16,7 @@ import trio
 
 from cryptows.broker.recovery import Lost, Recoveries
 from cryptows.broker.replay import Recover, read_offset, start_positions
-from cryptows.broker.session import Session
 from cryptows.config.settings import Settings
-from cryptows.model.channel import Pattern
 from cryptows.model.errors import Refusal, RequestError
 from cryptows.tasks.polling import Mount
 from cryptows.tasks.replays import Recovery
@@ -55,16 +53,16 @@ class DashboardMount(Mount):
         older = self.live.get(pid)
         if older is None:
             return self.recoveries.take(pid, user_id, now)
-        session = older.session
-        if session.identity.user_id != user_id:
+        lost = older.to_recover()
+        if lost.user_id != user_id:
             return None
         older.end(EVICTED)
+        older.seat_as(None)  # the user has it no longer, though its socket may take a while
         self.hub.forget(older, EVICTED.code)
-        return Lost(session.id, user_id, session.patterns)
+        return lost
 
-    def lose(self, pid: str, session: Session, patterns: frozenset[Pattern]) -> None:
+    def lose(self, pid: str, lost: Lost) -> None:
         """Remember a session whose transport was lost."""
-        lost = Lost(session.id, session.identity.user_id, patterns)
         self.recoveries.keep(pid, lost, trio.current_time())
         if not self._watched and len(self.recoveries):
             # Should nothing else be lost for a while, what is remembered must not stay for ever.
@@ -93,13 +91,10 @@ class SocketRecovery(Recovery):
 
     client: Dashboard
 
-    def __init__(
-        self, hub: Hub, client: Dashboard, patterns: frozenset[Pattern], offset: str, pid: str
-    ) -> None:
+    def __init__(self, hub: Hub, client: Dashboard, lost: Lost, pid: str) -> None:
         nothing = Recover(Request(""), frozenset(), (), (), None)
         super().__init__(hub, client, nothing)
-        self._wanted = patterns
-        self._offset = offset
+        self._lost = lost
         self._pid = pid
 
     async def run(self) -> None:
@@ -110,9 +105,6 @@ class SocketRecovery(Recovery):
         elif client.session.open:
             self.hub.counters.not_recovered += 1
             client.begin(client.session.identity)
-        if not client.joined:
-            # Lost again before it was let in: it may try once more.
-            client.mount.lose(self._pid, client.session, self._wanted)
 
     async def _begins(self) -> bool:
         self._floors = await self._ask_floors({p.channel for p in self.plan.granted})
@@ -122,11 +114,11 @@ class SocketRecovery(Recovery):
         """Whether the offset means something here and the user may still have all he had."""
         hub, session = self.hub, self.client.session
         try:
-            since = read_offset(self._offset, hub.journal)
+            since = read_offset(self._lost.offset, hub.journal)
         except RequestError:
             return False
         most = hub.settings.limits.subscriptions
-        outcome = session.subscribe([str(p) for p in self._wanted], hub.table, most)
+        outcome = session.subscribe([str(p) for p in self._lost.patterns], hub.table, most)
         if since is None or outcome.denied:
             return False
         self.plan = Recover(Request(""), outcome.patterns, outcome.granted, (), since)

@@ -62,6 +62,10 @@ class SocketIoClient(EngineClient):
         """Decide on a CONNECT: `accept` or `refuse` it."""
         raise NotImplementedError
 
+    def astray(self, answer: Packet) -> None:
+        """Answer a CONNECT to a namespace that does not exist."""
+        self.packet(answer)
+
     async def happened(self, event: Event) -> None:
         """Take an event; `ack` it if it has an id."""
         raise NotImplementedError
@@ -102,7 +106,7 @@ class SocketIoClient(EngineClient):
             case Connect() as wish:
                 await self.connecting(wish)
             case Unknown(answer):
-                self.packet(answer)
+                self.astray(answer)
             case Event() as event:
                 await self.happened(event)
             case Ack() as ack:

@@ -120,7 +120,10 @@ def _read_query(query: str) -> dict[str, str]:
     for item in query.split("&"):
         name, _, value = item.partition("=")
         if "%" in item or "+" in item:
-            name, value = _decode(name.replace("+", " ")), _decode(value.replace("+", " "))
+            try:
+                name, value = _decode(name.replace("+", " ")), _decode(value.replace("+", " "))
+            except HttpError:
+                pass  # the application's, and left as it is: what we read has no use for it
         if item:
             values.setdefault(name, value)
     return values

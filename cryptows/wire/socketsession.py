@@ -94,8 +94,8 @@ class SocketSession:
         self._join_by = self.opened + self.connect_timeout
 
     def deadline(self) -> float:
-        """When a connection that has joined nothing must be closed."""
-        return math.inf if self.joined else self._join_by
+        """When a connection that has joined nothing, and is not about to, must be closed."""
+        return math.inf if self.joined or self._asked else self._join_by
 
     def receive(self, message: str | bytes) -> Meaning | None:
         """Return what a message means, or None if more must come first; raise ProtocolError."""

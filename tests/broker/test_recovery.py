@@ -10,7 +10,7 @@ PATTERNS = frozenset([Pattern("market_data")])
 
 
 def lost(user_id: str | None = "123", sid: str = "sid") -> Lost:
-    return Lost(sid, user_id, PATTERNS)
+    return Lost(sid, user_id, PATTERNS, "e.7")
 
 
 def test_a_lost_connection_can_be_taken_once_by_its_user():
@@ -37,9 +37,9 @@ def test_every_kind_of_subscription_comes_back_as_it_was():
         [Pattern("a"), Pattern("a", "BTC*"), Pattern("a", "x:y"), Pattern("b", 'q"\n\x00ü')]
     )
     recoveries = Recoveries(Recovery(window=120, sessions=10))
-    recoveries.keep("pid", Lost("sid", "123", patterns), 0)
+    recoveries.keep("pid", Lost("sid", "123", patterns, "e.7"), 0)
 
-    assert recoveries.take("pid", "123", 1) == Lost("sid", "123", patterns)
+    assert recoveries.take("pid", "123", 1) == Lost("sid", "123", patterns, "e.7")
 
 
 def test_the_next_end_is_that_of_the_oldest():

@@ -18,7 +18,7 @@ from cryptows.config.settings import Auth, Limits, Settings
 from cryptows.model.errors import Refusal
 from cryptows.tasks.dashboard import Dashboard
 from cryptows.tasks.recover import DashboardMount, timing
-from tests.tasks.door import KEY, Door, Peer, opened
+from tests.tasks.door import KEY, Door, Peer, head, opened
 
 
 def token(user: str = "123", role: str = "user", ttl: float | None = 3600) -> str:
@@ -156,7 +156,7 @@ async def test_a_users_connections_are_counted_over_all_dialects(autojump_clock)
 
         refused = json.loads((await second.packet("44"))[2:])
 
-        assert refused["data"] == {"code": "rate_limited"}
+        assert refused["data"] == {"code": "rate_limited", "retryAfterMs": 5000}
         await first.ws.close()
         await door.settled()
         await second.ws.send('40{"token":"' + token() + '"}')
@@ -371,6 +371,60 @@ async def test_a_client_that_does_not_answer_pings_may_come_back(autojump_clock)
         assert await client.ws.closed() == (4010, "no pong for 20 s")
         assert not door.hub.clients
         assert len(door.mount.recoveries) == 1  # type: ignore[attr-defined]
+
+
+async def test_a_poller_that_does_not_poll_is_called_silent_and_not_slow(autojump_clock):
+    async with daemon() as door:
+        query = await door.open()
+        await door.post(query, "40" + json.dumps({"token": token()}))
+        await door.poll(query)
+
+        await trio.sleep(44)
+        assert len(door.hub.clients) == 1
+        await trio.sleep(2)
+
+        assert door.hub.counters.disconnects == {4010: 1}
+        assert door.hub.gauges().slow_clients == 0
+
+
+async def test_asking_for_namespaces_that_do_not_exist_counts_as_requests(autojump_clock):
+    settings = attrs.evolve(defaults(), limits=Limits(requests=3, strikes=1))
+    async with daemon(settings) as door:
+        client = await joined(door, {"token": token()})
+
+        for _ in range(5):
+            await client.ws.send("40/nope")
+
+        for _ in range(3):
+            assert await client.packet("44/nope")
+        for _ in range(2):
+            assert (await client.message())["data"]["code"] == "rate_limited"
+        assert await client.packet("41") == "41"
+        assert (await client.ws.closed())[0] == 4029
+
+
+@pytest.mark.parametrize("post", ["9", b"\x00", None])
+async def test_one_that_is_ending_and_then_errs_leaves_nothing_behind(post, autojump_clock):
+    async with daemon() as door:
+        query = await door.open()
+        await door.post(query, "40")
+        await door.poll(query)
+        await door.post(query, '42["authenticate",{"token":"x"}]')  # it ends, and may poll once
+
+        if post is None:
+            stream = await door.stream()
+            await stream.send_all(head("POST", query, b"12345", ())[:-2])
+            await stream.aclose()
+        else:
+            octets = (
+                () if isinstance(post, str) else (("Content-Type", "application/octet-stream"),)
+            )
+            await door.post(query, post, *octets)
+        await trio.sleep(1)
+
+        assert not door.mount.clients
+        assert door.hub.seats.total == 0
+        assert not door.hub.behind
 
 
 # Ends

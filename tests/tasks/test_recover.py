@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from cryptows.config.load import defaults
-from cryptows.config.settings import Recovery
+from cryptows.config.settings import Limits, Recovery
 from cryptows.model.channel import ChannelTable, History
 from tests.tasks.door import Door
 from tests.tasks.test_dashboard import Client, connect, daemon, joined, token
@@ -256,6 +256,65 @@ async def test_the_older_connection_is_evicted(autojump_clock):
         assert set(door.hub.clients) == {granted["sid"]}
         assert door.hub.seats.of_user("123") == 1
         assert len(door.mount.recoveries) == 0  # type: ignore[attr-defined]
+
+
+async def test_who_is_still_recovering_is_evicted_too(autojump_clock):
+    async with daemon() as door:
+        client, granted, offset = await start(door)
+        await lose(door, client)
+        await signal(door, 1)
+        await door.settled()
+        door.hub.writing = True  # the recovery waits for the end of a pass
+        second = await connect(door, back(granted, offset))
+        await door.settled()
+
+        third = await connect(door, back(granted, offset))
+        await door.settled()
+        door.hub.end_pass()
+
+        assert price_of(await third.packet("42")) == 1
+        assert json.loads((await third.packet("40"))[2:]) == granted
+        assert (await second.ws.closed())[0] == 4031
+        assert len(door.mount.recoveries) == 0  # type: ignore[attr-defined]
+        assert list(door.mount.live) == [granted["pid"]]  # type: ignore[attr-defined]
+
+
+async def test_the_older_connection_is_not_the_one_too_many(autojump_clock):
+    settings = attrs.evolve(defaults(), limits=Limits(connections_per_user=1))
+    async with daemon(settings) as door:
+        _, granted, offset = await start(door)
+
+        newer = await connect(door, back(granted, offset))
+
+        assert json.loads((await newer.packet("40"))[2:]) == granted
+        assert door.hub.seats.of_user("123") == 1
+
+
+async def test_who_is_one_too_many_may_try_the_recovery_again(autojump_clock):
+    settings = attrs.evolve(defaults(), limits=Limits(connections_per_user=1))
+    async with daemon(settings) as door:
+        client, granted, offset = await start(door)
+        await lose(door, client)
+        other = await joined(door, {"token": token()})
+        refused = await connect(door, back(granted, offset))
+        assert "too many connections" in await refused.packet("44")
+        await lose(door, other)
+
+        again = await connect(door, back(granted, offset))
+
+        assert json.loads((await again.packet("40"))[2:]) == granted
+
+
+async def test_without_an_offset_it_begins_where_the_session_did(autojump_clock):
+    async with daemon() as door:
+        client, granted, _ = await start(door)
+        await signal(door, 1)
+        await lose(door, client)
+
+        again = await connect(door, {"pid": granted["pid"], "token": token()})
+
+        assert price_of(await again.packet("42")) == 1
+        assert json.loads((await again.packet("40"))[2:]) == granted
 
 
 async def test_another_user_cannot_evict(autojump_clock):

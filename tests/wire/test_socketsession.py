@@ -111,6 +111,14 @@ def test_a_client_that_joins_nothing_is_due():
     assert fresh().deadline() == 45
 
 
+def test_a_client_whose_wish_is_being_decided_is_not_due():
+    session = fresh()
+
+    session.receive("0")
+
+    assert session.deadline() == math.inf
+
+
 def test_a_refusal_does_not_put_the_deadline_off():
     session = fresh()
     session.receive("0")
