@@ -101,6 +101,8 @@ class Publication:
     connect: Callable[[str], Awaitable[trio.abc.HalfCloseableStream]] = trio.open_unix_socket
     counts: Counts = attrs.field(factory=Counts, init=False)
     _closed: bool = attrs.field(default=False, init=False)
+    _all_sent: bool = attrs.field(default=False, init=False)
+    _number: int = attrs.field(default=0, init=False)  # of the line sent last
     _started: float = attrs.field(default=0.0, init=False)
     _ended: float = attrs.field(default=0.0, init=False)
 
@@ -114,17 +116,8 @@ class Publication:
                     await self._converse(client)
             finally:
                 self._ended = trio.current_time()
-        missing = [sent for sent in client.unanswered if sent.number]
-        if missing:
-            what = (
-                "the daemon closed the connection without an answer"
-                if self._closed
-                else f"no answer within {LAST_ANSWERS:g} s"
-            )
-            more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-            place = f"{self.source.name}:{missing[0].number}"
-            taken = f"{self.counts.accepted} were accepted"
-            raise Failure(f"{place}: {what} to this line{more}; {taken}")
+        if trouble := self._trouble(client):
+            raise Failure(trouble)
 
     def summary(self, finished: bool) -> str:
         """Return what was achieved, in one line."""
@@ -136,6 +129,26 @@ class Publication:
             f"in {seconds:.1f} s: {counts.accepted} accepted, {counts.refused} refused, "
             f"{counts.delivered} deliveries{duplicates}"
         )
+
+    def _trouble(self, client: FeedClient) -> str | None:
+        """Return what became of lines that were not answered or not sent, if there are any."""
+        missing = [sent for sent in client.unanswered if sent.number]
+        if self._all_sent and not missing:
+            return None
+        accepted = self.counts.accepted
+        taken = f"{accepted} {'was' if accepted == 1 else 'were'} accepted"
+        if not self._all_sent:
+            taken += ", the rest was not sent"
+        if not missing:
+            after = f"after line {self._number}" if self._number else "before the first line"
+            return f"{self.source.name}: the daemon closed the connection {after}; {taken}"
+        what = (
+            "the daemon closed the connection without an answer"
+            if self._closed
+            else f"no answer within {LAST_ANSWERS:g} s"
+        )
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        return f"{self.source.name}:{missing[0].number}: {what} to this line{more}; {taken}"
 
     async def _connect(self) -> trio.abc.HalfCloseableStream:
         try:
@@ -182,6 +195,7 @@ class Publication:
             if await self._feed_once(client) == 0:
                 break  # an empty file for ever would be a busy loop
             passes += 1
+        self._all_sent = True
         await client.finish()
 
     async def _feed_once(self, client: FeedClient) -> int:
@@ -206,6 +220,7 @@ class Publication:
         if wait > 0:
             await client.flush()
             await trio.sleep(wait)
+        self._number = number
         await client.send(number, line)
 
     async def _await_last_answers(self, client: FeedClient, answered: trio.Event) -> None:

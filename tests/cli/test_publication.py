@@ -21,13 +21,14 @@ class Pieces:
 
     pieces: list[bytes]
     name: str = "events.ndjson"
+    wait: float = 0.0
     _next: int = 0
 
     def rewind(self):
         self._next = 0
 
     async def read(self):
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self.wait)
         self._next += 1
         return self.pieces[self._next - 1] if self._next <= len(self.pieces) else b""
 
@@ -42,6 +43,7 @@ class FakeFeed:
     }  # fmt: skip
     hangs: bool = False
     stop_after: int | None = None
+    answers_before_stop: bool = False
     lines: list[tuple[float, str]] = attrs.field(factory=list)
 
     async def connect(self, path):
@@ -57,21 +59,29 @@ class FakeFeed:
                 number += 1
                 if number > 1:
                     self.lines.append((trio.current_time(), line.decode()))
-                if self.stop_after == number:
+                stops = self.stop_after == number
+                if (not stops or self.answers_before_stop) and (
+                    answer := self.answer(number, line.decode())
+                ):
+                    await stream.send_all(json.dumps(answer).encode() + b"\n")
+                if stops:
                     await stream.aclose()
                     return
-                if answer := self.answer(number, line.decode()):
-                    await stream.send_all(json.dumps(answer).encode() + b"\n")
         if self.hangs:
             await trio.sleep_forever()
         await stream.aclose()
 
 
-async def publish(pieces, pace="asap", repeat=1, **feed):
+async def publish(pieces, pace="asap", repeat=1, wait=0.0, **feed):
     async with trio.open_nursery() as nursery:
         fake = FakeFeed(nursery, **feed)
         publication = Publication(
-            Pieces(pieces), parse_pace(pace), repeat, "feed.sock", NoProgress(), fake.connect
+            Pieces(pieces, wait=wait),
+            parse_pace(pace),
+            repeat,
+            "feed.sock",
+            NoProgress(),
+            fake.connect,
         )
         await publication.run()
     return publication, [line for _, line in fake.lines], [round(at, 3) for at, _ in fake.lines]
@@ -128,8 +138,47 @@ async def test_a_daemon_that_goes_away_is_told_with_the_first_line_it_did_not_an
     with pytest.raises(BaseExceptionGroup) as caught:
         await publish([b"1\n2\n", b"3\n4\n"], pace="1/s", stop_after=3)
 
-    text = "events.ndjson:2: the daemon closed the connection without an answer to this line"
-    assert caught.group_contains(Failure, match=text)
+    [failure] = caught.value.exceptions
+    assert str(failure) == (
+        "events.ndjson:2: the daemon closed the connection without an answer to this line; "
+        "1 was accepted, the rest was not sent"
+    )
+
+
+@pytest.mark.parametrize(
+    ("pieces", "repeat", "stop_after", "told"),
+    [
+        ([b"1\n2\n3\n4\n"], 1, 3, "after line 2; 2 were accepted, the rest was not sent"),
+        ([b"1\n2\n"], 0, 6, "after line 1; 5 were accepted, the rest was not sent"),
+    ],
+)
+async def test_a_daemon_that_goes_away_in_the_middle_of_the_file_is_told_though_it_answered_all(
+    autojump_clock, pieces, repeat, stop_after, told
+):
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await publish(
+            pieces, pace="1/s", repeat=repeat, answers_before_stop=True, stop_after=stop_after
+        )
+
+    [failure] = caught.value.exceptions
+    assert str(failure) == f"events.ndjson: the daemon closed the connection {told}"
+
+
+async def test_a_daemon_that_goes_away_before_the_first_line_is_told(autojump_clock):
+    with pytest.raises(BaseExceptionGroup) as caught:
+        await publish([b"1\n"], wait=1, answers_before_stop=True, stop_after=1)
+
+    [failure] = caught.value.exceptions
+    assert str(failure) == (
+        "events.ndjson: the daemon closed the connection before the first line; "
+        "0 were accepted, the rest was not sent"
+    )
+
+
+async def test_a_daemon_that_goes_away_after_the_last_answer_lost_nothing(autojump_clock):
+    publication, _, _ = await publish([b"1\n2\n"], answers_before_stop=True, stop_after=3)
+
+    assert publication.counts.accepted == 2
 
 
 async def test_a_daemon_that_never_answers_is_not_waited_for_without_end(autojump_clock):

@@ -265,6 +265,25 @@ def test_publish_says_which_line_was_not_answered_when_the_daemon_dies(daemon, t
     assert "the daemon closed the connection without an answer to this line" in output[1]
 
 
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_publish_fails_when_the_daemon_goes_away_in_the_middle_of_the_file(daemon, tmp_path, how):
+    file = tmp_path / "events.ndjson"
+    file.write_text((STATUS % 1 + "\n") * 100)
+
+    with running("publish", file, "--pace", "5/s", "--socket", daemon.feed_socket) as process:
+        daemon.wait_until(lambda: daemon.logs("producer connected"))
+        daemon.process.send_signal(how)
+        output = process.communicate(timeout=LIMIT)
+
+    assert process.returncode == 1
+    assert output[0] == ""
+    assert re.search(
+        r"events\.ndjson.*: the daemon closed the connection .*; "
+        r"\d+ (was|were) accepted, the rest was not sent\n$",
+        output[1],
+    )
+
+
 def test_publish_draws_a_bar_on_a_terminal(shared, tmp_path):
     file = tmp_path / "events.ndjson"
     file.write_text((STATUS % 1 + "\n") * 10)
