@@ -19,6 +19,8 @@ from cryptows.cli.feed_progress import Progress
 from cryptows.cli.feeding import EXCERPT, Counts, FeedClient, Refused
 from cryptows.cli.pacing import Pace
 from cryptows.cli.terminal import Failure, NotRunning
+from cryptows.model.errors import BadEvent
+from cryptows.wire.feedfields import object_of
 
 READ = 64 * 1024
 STDIN = 0
@@ -192,30 +194,36 @@ class Publication:
             if passes:
                 self.source.rewind()
                 self.pace.again()
-            if await self._feed_once(client) == 0:
+            before = self.counts.sent
+            await self._feed_once(client, first=passes == 0)
+            if self.counts.sent == before:
                 break  # an empty file for ever would be a busy loop
             passes += 1
         self._all_sent = True
         await client.finish()
 
-    async def _feed_once(self, client: FeedClient) -> int:
-        """Send all lines of the source; return how many there were."""
+    async def _feed_once(self, client: FeedClient, *, first: bool) -> None:
+        """Send all lines of the source."""
         number, rest = 0, b""
         while piece := await self.source.read():
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:
                 number += 1
-                await self._send(client, number, line)
+                await self._send(client, number, line, first=first)
             await client.flush()  # the next piece of a pipe may be long in coming
         if rest:
-            number += 1
-            await self._send(client, number, rest)
+            await self._send(client, number + 1, rest, first=first)
             await client.flush()
-        return number
 
-    async def _send(self, client: FeedClient, number: int, line: bytes) -> None:
+    async def _send(self, client: FeedClient, number: int, line: bytes, *, first: bool) -> None:
         if not line.strip():
             return  # the daemon would count it and say nothing
+        if is_hello(line):
+            # Ours was sent, and this one, of whoever was recorded, could switch the acks off.
+            if first:
+                place = f"{self.source.name}:{number}"
+                self.view.note(f"{place}: a hello, left out: publish says its own")
+            return
         wait = self._started + self.pace.due(line) - trio.current_time()
         if wait > 0:
             await client.flush()
@@ -238,6 +246,17 @@ class Publication:
 
     def _show(self, refused: Refused) -> None:
         self.view.note(describe(self.source.name, refused))
+
+
+def is_hello(line: bytes) -> bool:
+    """Whether the daemon would read this line as a producer's introduction of itself."""
+    if b'"type"' in line and b'"hello"' not in line:
+        return False  # nearly every line, and decoding each would cost as much as sending it
+    try:
+        fields = object_of(line)
+    except BadEvent:
+        return False
+    return "hello" in fields and "type" not in fields
 
 
 def describe(name: str, refused: Refused) -> str:

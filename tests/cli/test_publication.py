@@ -11,7 +11,7 @@ from trio.testing import memory_stream_pair
 from cryptows.cli.feed_progress import NoProgress
 from cryptows.cli.feeding import Refused
 from cryptows.cli.pacing import parse_pace
-from cryptows.cli.publication import Publication, describe, open_source
+from cryptows.cli.publication import Publication, describe, is_hello, open_source
 from cryptows.cli.terminal import Failure, NotRunning
 
 
@@ -117,6 +117,41 @@ async def test_an_empty_file_for_ever_ends(autojump_clock):
 
     assert lines == []
     assert publication.summary(True).startswith("published 0 lines")
+
+
+async def test_blank_lines_for_ever_end(autojump_clock):
+    publication, lines, _ = await publish([b"\n \n"], repeat=0)
+
+    assert lines == []
+    assert publication.summary(True).startswith("published 0 lines")
+
+
+async def test_a_hello_in_the_file_is_left_out_and_told_once(autojump_clock, capsys):
+    publication, lines, times = await publish(
+        [b'{"hello":{"producer":"bot"}}\n1\n2'], pace="1/s", repeat=2
+    )
+
+    assert (lines, times) == (["1", "2"] * 2, [0, 1, 2, 3])
+    assert capsys.readouterr().err == "events.ndjson:1: a hello, left out: publish says its own\n"
+    assert publication.counts.accepted == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"hello":{"producer":"bot","acks":false}}', True),
+        (b' { "v" : 1, "hello" : 5 }\r', True),
+        (b'{"h\\u0065llo":{}}', True),
+        (b'{"hello":{"type":"bot"}}', True),
+        (b'{"type":"user_alert","data":{"text":"hello"}}', False),
+        (b'{"type":"user_alert","hello":1,"data":{}}', False),
+        (b'{"keepalive":["hello"]}', False),
+        (b'"hello"', False),
+        (b'{"hello":', False),
+    ],
+)
+def test_what_the_daemon_would_take_for_a_hello(line, expected):
+    assert is_hello(line) is expected
 
 
 async def test_refusals_are_told_with_their_line_in_the_file(autojump_clock, capsys):
