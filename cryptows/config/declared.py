@@ -8,6 +8,7 @@ the commented config file all go by this table, so they cannot disagree.
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import attrs
@@ -163,3 +164,12 @@ TYPE_RULES: dict[str, Declared] = {
         ),
     )
 }  # fmt: skip
+
+
+def with_defaults(rules: Mapping[str, Declared], values: Mapping[str, Any]) -> dict[str, Declared]:
+    """Return the rules of one channel or event type, which has these values from the start."""
+    return {key: attrs.evolve(rule, default=_default(values[key])) for key, rule in rules.items()}
+
+
+def _default(value: Any) -> Any:
+    return tuple(sorted(value)) if isinstance(value, frozenset) else value

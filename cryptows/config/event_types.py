@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from cryptows.config.declared import TYPE_RULES
 from cryptows.config.values import one_of
 from cryptows.model.channel import NAME
 from cryptows.model.event import EventType, Field, FieldKind, UserField
@@ -122,6 +123,11 @@ def apply_rules(kind: EventType, rules: Rules, fields: Mapping[str, Field]) -> E
     if "user_channels" in values:
         values["user_channels"] = values["user_channels"] or None
     return attrs.evolve(kind, fields={**kind.fields, **fields}, **values)
+
+
+def rules_of(kind: EventType) -> dict[str, Any]:
+    """Return every rule of a type but its fields, by its key in the config."""
+    return {rule: getattr(kind, rule) or () for rule in TYPE_RULES}
 
 
 def _contradictions(kind: EventType) -> Iterator[tuple[str, str]]:

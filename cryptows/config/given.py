@@ -13,14 +13,28 @@ from typing import Any
 import attrs
 
 from cryptows.config import event_types
-from cryptows.config.channels import SEED_CHANNELS
-from cryptows.config.declared import CHANNEL_RULES, SECTIONS, SETTINGS, TYPE_RULES, Declared
+from cryptows.config.channels import SEED_CHANNELS, rules_of
+from cryptows.config.declared import (
+    CHANNEL_RULES,
+    SECTIONS,
+    SETTINGS,
+    TYPE_RULES,
+    Declared,
+    with_defaults,
+)
 from cryptows.config.layers import Assignment, Path, environment_form
 from cryptows.config.values import Unfit, read_text, read_value, shown
 from cryptows.model.event import Field
 from cryptows.model.types import SEED_TYPES
 
 NAMED = {"channels": CHANNEL_RULES, "types": TYPE_RULES}  # sections with a table for each name
+# The same for each channel and type that is there from the start, with its own defaults.
+SEED_CHANNEL_RULES = {
+    channel.name: with_defaults(CHANNEL_RULES, rules_of(channel)) for channel in SEED_CHANNELS
+}
+SEED_TYPE_RULES = {
+    name: with_defaults(TYPE_RULES, event_types.rules_of(kind)) for name, kind in SEED_TYPES.items()
+}
 
 
 @attrs.define
@@ -48,12 +62,13 @@ class Given:
                 self._note(assignment, "")
             case ("channels", name, *rule) if rule:
                 key = "history.events" if rule == ["history"] else ".".join(rule)
-                self._take_rule(assignment, CHANNEL_RULES, key, self.channels.setdefault(name, {}))
+                rules = SEED_CHANNEL_RULES.get(name, CHANNEL_RULES)
+                self._take_rule(assignment, rules, key, self.channels.setdefault(name, {}))
             case ("types", name, "fields", field):
                 self._take_field(assignment, self.fields.setdefault(name, {}), field)
             case ("types", name, *rule) if rule:
-                key = ".".join(rule)
-                self._take_rule(assignment, TYPE_RULES, key, self.types.setdefault(name, {}))
+                rules = SEED_TYPE_RULES.get(name, TYPE_RULES)
+                self._take_rule(assignment, rules, ".".join(rule), self.types.setdefault(name, {}))
             case _:
                 self._take_rule(assignment, SETTINGS, assignment.key, self.values)
 

@@ -13,9 +13,9 @@ from typing import Any
 import attrs
 import tomli_w
 
+from cryptows.config import event_types
 from cryptows.config.channels import rules_of
 from cryptows.config.declared import CHANNEL_RULES, SETTINGS, TYPE_RULES
-from cryptows.config.event_types import field_to_toml
 from cryptows.config.load import Loaded
 from cryptows.config.values import MASK
 
@@ -52,12 +52,14 @@ def rows(loaded: Loaded) -> Iterator[Row]:
             yield Row(table, rule, CHANNEL_RULES[rule].to_toml(value), origin)
     for kind in settings.types.values():
         table = ("types", kind.name)
-        for rule, declared in TYPE_RULES.items():
-            value = declared.to_toml(getattr(kind, rule) or ())
-            yield Row(table, rule, value, origins[".".join((*table, rule))])
+        for rule, value in event_types.rules_of(kind).items():
+            origin = origins[".".join((*table, rule))]
+            yield Row(table, rule, TYPE_RULES[rule].to_toml(value), origin)
         fields = (*table, "fields")
         for name, field in kind.fields.items():
-            yield Row(fields, name, field_to_toml(field), origins[".".join((*fields, name))])
+            yield Row(
+                fields, name, event_types.field_to_toml(field), origins[".".join((*fields, name))]
+            )
 
 
 def show(loaded: Loaded) -> str:

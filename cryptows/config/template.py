@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from cryptows.config import event_types
 from cryptows.config.channels import SEED_CHANNELS, rules_of
 from cryptows.config.declared import (
     CHANNEL_RULES,
@@ -18,7 +19,6 @@ from cryptows.config.declared import (
     TYPE_RULES,
     Declared,
 )
-from cryptows.config.event_types import field_to_toml
 from cryptows.config.load import defaults
 from cryptows.config.show import header, toml_key, toml_value
 from cryptows.config.values import default_text, expected
@@ -156,10 +156,10 @@ def _channel(channel: ChannelClass) -> Iterator[str]:
 
 def _type(kind: EventType) -> Iterator[str]:
     yield header(["types", kind.name])
-    for rule, declared in TYPE_RULES.items():
-        yield f"# {rule} = {toml_value(declared.to_toml(getattr(kind, rule) or ()))}"
+    for rule, value in event_types.rules_of(kind).items():
+        yield f"# {rule} = {toml_value(TYPE_RULES[rule].to_toml(value))}"
     for name, field in kind.fields.items():
-        yield f"# fields.{toml_key(name)} = {toml_value(field_to_toml(field))}"
+        yield f"# fields.{toml_key(name)} = {toml_value(event_types.field_to_toml(field))}"
 
 
 def _comment(text: str) -> Iterator[str]:

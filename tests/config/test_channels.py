@@ -147,7 +147,7 @@ def test_history_may_be_a_number_of_events():
         (
             "[channels.market_data]\nlane = 'private '\nthrottle = '1s'\ndurable = true",
             '2: channels.market_data.lane is "private "; '
-            'expected "private" or "market" (default "private")',
+            'expected "private" or "market" (default "market")',
         ),
         (
             "[channels.all_trades]\ntypes = ['trade_exec']",
@@ -175,7 +175,38 @@ def test_history_may_be_a_number_of_events():
         ),
         (
             "[channels.market_data]\nhistory = 'all'",
-            '2: channels.market_data.history is "all"; expected 0 to 10000000 (default 1000)',
+            '2: channels.market_data.history is "all"; expected 0 to 10000000 (default 10000)',
+        ),
+        (
+            "[channels.market_data]\nthrottle = 'x'",
+            '2: channels.market_data.throttle is "x"; expected 0s to 1h (default 100ms)',
+        ),
+        (
+            "[channels.price_updates]\nthrottle = 'x'",
+            '2: channels.price_updates.throttle is "x"; expected 0s to 1h (default 0s)',
+        ),
+        (
+            "[channels.'user_{id}_trades']\ndurable = 'x'",
+            '2: channels.user_{id}_trades.durable is "x"; expected true or false (default true)',
+        ),
+        (
+            "[channels.'user_{id}_trades']\nhistory.events = 'x'",
+            '2: channels.user_{id}_trades.history.events is "x"; '
+            "expected 0 to 10000000 (default 200)",
+        ),
+        (
+            "[channels.risk_alerts]\naccess = 'x'",
+            '2: channels.risk_alerts.access is "x"; '
+            'expected "public", "authenticated", "user" or "admin" (default "admin")',
+        ),
+        (
+            "[channels.admin_alerts]\ntypes = 5",
+            "2: channels.admin_alerts.types is 5; expected a list of text "
+            '(default ["risk_alert", "system_status", "user_alert"])',
+        ),
+        (
+            "[channels.mine]\naccess = 'public'\nthrottle = 'x'",
+            '3: channels.mine.throttle is "x"; expected 0s to 1h (default 0s)',
         ),
         (
             "[channels.market_data]\nhistory = {event = 5}",

@@ -87,6 +87,12 @@ def test_an_optional_user_may_have_channels_of_its_own():
         ("[types.system_status]\nuser = 'maybe'",
          '2: types.system_status.user is "maybe"; expected "none", "optional" or "required" '
          '(default "none")'),
+        ("[types.trade_execution]\nuser = 'maybe'",
+         '2: types.trade_execution.user is "maybe"; expected "none", "optional" or "required" '
+         '(default "required")'),
+        ("[types.new]\nchannels = []\nuser = 'maybe'",
+         '3: types.new.user is "maybe"; expected "none", "optional" or "required" '
+         '(default "none")'),
         ("[types.system_status.fields]\na = {}",
          "2: types.system_status.fields.a is {}; expected {type = …} with type "
          '"number", "integer", "string", "boolean", "object" or "array"'),
