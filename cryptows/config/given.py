@@ -23,11 +23,12 @@ from cryptows.config.declared import (
     with_defaults,
 )
 from cryptows.config.layers import Assignment, Path, environment_form
-from cryptows.config.values import Unfit, read_text, read_value, shown
+from cryptows.config.values import MASK, Unfit, read_text, read_value, shown
 from cryptows.model.event import Field
 from cryptows.model.types import SEED_TYPES
 
 NAMED = {"channels": CHANNEL_RULES, "types": TYPE_RULES}  # sections with a table for each name
+SECRETIVE = {declared.section for declared in SETTINGS.values() if declared.secret}
 # The same for each channel and type that is there from the start, with its own defaults.
 SEED_CHANNEL_RULES = {
     channel.name: with_defaults(CHANNEL_RULES, rules_of(channel)) for channel in SEED_CHANNELS
@@ -146,8 +147,12 @@ class Given:
         is_table = section in tables and len(path) == 1
         is_table = is_table or (section in NAMED and len(path) == 2)
         if is_table or (section == "types" and path[2:] == ("fields",)):
-            # The value is not quoted: a secret may stand here by mistake.
-            self._refuse(assignment, f"{assignment.key} is a table; expected {assignment.key}.KEY")
+            key, value = assignment.key, assignment.value
+            if isinstance(value, list):
+                found = "a list"
+            else:  # a secret may stand here in place of the table that it belongs into
+                found = MASK if section in SECRETIVE else shown(None, value)
+            self._refuse(assignment, f"{key} is {found}; expected a table ({key}.KEY = VALUE)")
         elif section not in tables and len(path) > 1:
             if (assignment.layer, section) not in self._unknown_sections:  # one line for all keys
                 self._unknown_sections.add((assignment.layer, section))

@@ -150,11 +150,12 @@ def test_a_flag_may_hold_a_table():
         ("outbox=5", "unknown setting outbox; did you mean delivery.outbox?"),
         ("delivry.outbox=5", "unknown section delivry; did you mean delivery?"),
         ("nothing.at.all=5", "unknown section nothing"),
-        ("auth=hunter2", "auth is a table; expected auth.KEY"),
-        ("channels=hunter2", "channels is a table; expected channels.KEY"),
-        ("channels.a=hunter2", "channels.a is a table; expected channels.a.KEY"),
+        ("auth=hunter2", "auth is ***; expected a table (auth.KEY = VALUE)"),
+        ("channels=5", 'channels is "5"; expected a table (channels.KEY = VALUE)'),
+        ("channels.a=5", 'channels.a is "5"; expected a table (channels.a.KEY = VALUE)'),
         ("types.system_status.fields=5",
-         "types.system_status.fields is a table; expected types.system_status.fields.KEY"),
+         'types.system_status.fields is "5"; '
+         "expected a table (types.system_status.fields.KEY = VALUE)"),
         ("delivery.outbox.a=5", "unknown setting delivery.outbox.a; did you mean delivery.outbox?"),
         ("delivery.outbox={a=5}", 'delivery.outbox is {"a": 5}; expected 4KiB to 64MiB '
          "(default 1MiB)"),
@@ -201,10 +202,12 @@ def test_a_variable_that_names_no_section_is_only_warned_about(variable):
     ("text", "problem"),
     [
         ("a = " + "[" * 100_000, "1: arrays or tables are nested too deep"),
-        ("server = 5", "1: server is a table; expected server.KEY"),
+        ("server = 5", "1: server is 5; expected a table (server.KEY = VALUE)"),
         ("\nlisten = 5", "2: unknown setting listen; did you mean server.listen?"),
-        ("[[channels]]\na = 1", "1: channels is a table; expected channels.KEY"),
-        ("[channels]\n\nx = 1", "3: channels.x is a table; expected channels.x.KEY"),
+        ("[[channels]]\na = 1", "1: channels is a list; expected a table (channels.KEY = VALUE)"),
+        ("[channels]\n\nx = 1", "3: channels.x is 1; expected a table (channels.x.KEY = VALUE)"),
+        ("auth = 'hunter2'", "1: auth is ***; expected a table (auth.KEY = VALUE)"),
+        ("[[auth]]\nsecret = 'x'", "1: auth is a list; expected a table (auth.KEY = VALUE)"),
         ("[delivry]\na = 1\nb = 2", "2: unknown section delivry; did you mean delivery?"),
         ("[[delivery.outbox]]\na = 1", '1: delivery.outbox is [{"a": 1}]; '
          "expected 4KiB to 64MiB (default 1MiB)"),
