@@ -26,7 +26,7 @@ from cryptows.store import revocations
 from cryptows.store.sqlite import Database
 from cryptows.tasks.acceptor import prepare
 from cryptows.tasks.control import MODE
-from cryptows.tasks.feedsocket import FeedSocket, open_feed
+from cryptows.tasks.feedsocket import FeedSocket, check_names, open_feed
 from cryptows.tasks.listeners import adopt, open_listeners, open_unix
 from cryptows.tasks.sending import UNKNOWN_PACE
 
@@ -50,9 +50,12 @@ class Opened:
 def open_all(loaded: Loaded, environ: MutableMapping[str, str], stack: ExitStack) -> Opened:
     """Open everything, or nothing: raises ConfigError or StartError."""
     settings = loaded.settings
+    passed = listen_fds(environ)
+    # The group is for a socket file of our own making.
+    named = attrs.evolve(settings.feed, group="") if "feed" in passed else settings.feed
+    check_names(named, loaded.origins)
     keys = read_keys(settings, loaded.origins, read_key_file, environ)
     protect(keys.all)
-    passed = listen_fds(environ)
     raise_file_limit(settings.limits.connections + SPARE_FILES)
     make_folder(settings.feed.socket, 0o755)
     make_folder(settings.server.control_socket, 0o700)

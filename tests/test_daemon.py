@@ -442,6 +442,26 @@ async def test_a_key_that_is_missing_is_a_wrong_configuration(place):
     assert not place.feed.exists()
 
 
+@pytest.mark.parametrize("key", ["feed.group", "feed.allow_users", "feed.allow_groups"])
+async def test_a_name_that_nobody_has_is_a_wrong_configuration(place, key):
+    with pytest.raises(ConfigError, match=f'^--set: {key} (is|has) "no-such"'):
+        await module.serve(place.load(f"{key}=no-such"), place.environ)
+
+    assert not place.feed.parent.exists()
+    assert not [*(place.folder / "state").iterdir()]
+
+
+async def test_with_a_socket_of_systemd_the_group_of_the_file_is_not_looked_up(place, monkeypatch):
+    monkeypatch.setattr(opening, "listen_fds", lambda environ: {"feed": [-1]})
+    loaded = place.load("feed.group=no-such", "feed.allow_users=nobody-")
+
+    with pytest.raises(ConfigError) as caught:
+        await module.serve(loaded, place.environ)
+
+    [problem] = caught.value.problems
+    assert "feed.allow_users" in problem
+
+
 async def test_a_folder_that_cannot_be_made_is_told(place):
     (place.folder / "run").write_text("a file")
     with pytest.raises(StartError, match=f"cannot make the folder {place.folder}/run/sub: "):

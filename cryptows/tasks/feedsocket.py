@@ -2,27 +2,30 @@
 
 Permissions of the file come from the umask at bind(), never from a chmod after it, so there is no
 moment when more people may connect than should. Who connected is known from the kernel
-(SO_PEERCRED), not from what he says.
+(SO_PEERCRED), not from what he says. Names in the settings are looked up here and not where the
+settings are checked, as that may be on another machine.
 """
 
 from __future__ import annotations
 
 import grp
+import json
 import os
 import pwd
 import socket
 import stat
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import attrs
 
 from cryptows.config.settings import Feed
-from cryptows.model.errors import StartError
+from cryptows.model.errors import ConfigError, StartError
 
 BACKLOG = 128
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Python does not name it
+MAX_ID = 2**32 - 2  # the one above it says "none" to chown(2)
 MAX_GROUPS = 256  # Python reads at most 1 KiB; beyond it only the primary group counts
 
 
@@ -56,10 +59,10 @@ class Guard:
 
     @classmethod
     def of(cls, feed: Feed) -> Guard:
-        """Look the names up; raise StartError for one that this machine does not know."""
+        """Look the names up; raise ConfigError for those that this machine does not know."""
+        check_names(attrs.evolve(feed, group=""))
         return cls(
-            frozenset(_user(name) for name in feed.allow_users),
-            frozenset(_group("feed.allow_groups", name) for name in feed.allow_groups),
+            frozenset(map(_user, feed.allow_users)), frozenset(map(_group, feed.allow_groups))
         )
 
     def admits(self, peer: Peer) -> bool:
@@ -84,12 +87,25 @@ class FeedSocket:
         self.socket.close()
 
 
+def check_names(feed: Feed, origins: Mapping[str, str] | None = None) -> None:
+    """Raise ConfigError with every user and group that this machine does not know."""
+    problems = [
+        f"{(origins or {}).get(key, 'default')}: {key} {text}" for key, text in _unknown(feed)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
 def open_feed(feed: Feed, passed: Sequence[int] = ()) -> FeedSocket:
-    """Open the socket, or take the one whose descriptor systemd passed; raises StartError."""
+    """Open the socket, or take the one whose descriptor systemd passed.
+
+    Raises StartError, and ConfigError for a group that there is not.
+    """
     if passed:
         return FeedSocket(_adopt(passed))
     path = Path(feed.socket)
-    gid = _group("feed.group", feed.group) if feed.group else None
+    check_names(Feed(group=feed.group))
+    gid = _group(feed.group) if feed.group else None
     _clear(path)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     umask = os.umask(0o777 & ~feed.mode)
@@ -153,19 +169,31 @@ def _inode(path: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
+def _unknown(feed: Feed) -> Iterator[tuple[str, str]]:
+    """Return what no user or group is called: the setting to blame, and the text."""
+    if feed.group and not _is_known(_group, feed.group):
+        found = json.dumps(feed.group)
+        yield "feed.group", f"is {found}, which is no group here; expected a group's name or id"
+    for name in feed.allow_users:
+        if not _is_known(_user, name):
+            found = json.dumps(name)
+            yield "feed.allow_users", f"has {found}, which is no user here; expected names or ids"
+    for name in feed.allow_groups:
+        if not _is_known(_group, name):
+            found = json.dumps(name)
+            yield "feed.allow_groups", f"has {found}, which is no group here; expected names or ids"
+
+
+def _is_known(find: Callable[[str], int], name: str) -> bool:
+    try:
+        return 0 <= find(name) <= MAX_ID
+    except (KeyError, ValueError):  # ValueError: more digits than Python takes for a number
+        return False
+
+
 def _user(name: str) -> int:
-    if name.isdecimal():
-        return int(name)
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        raise StartError(f'feed.allow_users: there is no user "{name}"') from None
+    return int(name) if name.isdecimal() else pwd.getpwnam(name).pw_uid
 
 
-def _group(setting: str, name: str) -> int:
-    if name.isdecimal():
-        return int(name)
-    try:
-        return grp.getgrnam(name).gr_gid
-    except KeyError:
-        raise StartError(f'{setting}: there is no group "{name}"') from None
+def _group(name: str) -> int:
+    return int(name) if name.isdecimal() else grp.getgrnam(name).gr_gid

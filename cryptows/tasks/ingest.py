@@ -48,7 +48,7 @@ class Ingest:
     _accepting: trio.CancelScope = attrs.field(factory=trio.CancelScope, init=False)
 
     def __attrs_post_init__(self) -> None:
-        """Raises StartError if a user or group in the settings does not exist."""
+        """Raises ConfigError if a user or group in the settings does not exist."""
         self._guard = Guard.of(self.settings.feed)
         self.decoder = FeedDecoder(self.settings)
 

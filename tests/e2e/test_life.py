@@ -76,6 +76,17 @@ def test_a_key_that_cannot_be_read_is_told_in_one_line(tmp_path):
     assert "Traceback" not in failed.value.output
 
 
+def test_a_user_that_does_not_exist_is_a_wrong_configuration(tmp_path):
+    with pytest.raises(NotStarted) as failed, start(tmp_path, ["feed.allow_users=no-such"]):
+        pass
+
+    assert failed.value.code == 78
+    assert last_line(failed.value).endswith(
+        'feed.allow_users has "no-such", which is no user here; expected names or ids'
+    )
+    assert "Traceback" not in failed.value.output
+
+
 def test_a_second_daemon_on_the_same_sockets_is_refused_and_harms_nobody(tmp_path):
     with start(tmp_path) as daemon:
         second = subprocess.run(

@@ -14,8 +14,8 @@ import attrs
 import pytest
 
 from cryptows.config.settings import Feed
-from cryptows.model.errors import StartError
-from cryptows.tasks.feedsocket import SO_PEERGROUPS, Guard, Peer, open_feed
+from cryptows.model.errors import ConfigError, StartError
+from cryptows.tasks.feedsocket import SO_PEERGROUPS, Guard, Peer, check_names, open_feed
 
 
 @pytest.fixture
@@ -230,15 +230,57 @@ def test_groups_may_be_given_by_name():
 
 
 @pytest.mark.parametrize(
-    ("feed", "message"),
+    ("feed", "problem"),
     [
-        (Feed(allow_users=("no-such",)), 'feed.allow_users: there is no user "no-such"'),
-        (Feed(allow_groups=("no-such",)), 'feed.allow_groups: there is no group "no-such"'),
+        (
+            Feed(group="no-such"),
+            'feed.group is "no-such", which is no group here; expected a group\'s name or id',
+        ),
+        (
+            Feed(allow_users=("0", "no-such")),
+            'feed.allow_users has "no-such", which is no user here; expected names or ids',
+        ),
+        (
+            Feed(allow_groups=("no-such",)),
+            'feed.allow_groups has "no-such", which is no group here; expected names or ids',
+        ),
+        (
+            Feed(group="4294967295"),
+            'feed.group is "4294967295", which is no group here; expected a group\'s name or id',
+        ),
+        (
+            Feed(allow_users=("9" * 5000,)),
+            f'feed.allow_users has "{"9" * 5000}", which is no user here; expected names or ids',
+        ),
     ],
 )
-def test_names_that_this_machine_does_not_know_stop_the_start(feed, message):
-    with pytest.raises(StartError, match=message):
-        Guard.of(feed)
+def test_names_that_this_machine_does_not_know_are_wrong_settings(feed, problem):
+    key = problem.split()[0]
+
+    with pytest.raises(ConfigError) as caught:
+        check_names(feed, {key: "cryptows.toml:7"})
+
+    assert caught.value.problems == (f"cryptows.toml:7: {problem}",)
+
+
+def test_all_names_that_this_machine_does_not_know_are_told_at_once():
+    feed = Feed(group="a-", allow_users=("b-", "c-"), allow_groups=("d-",))
+
+    with pytest.raises(ConfigError) as caught:
+        check_names(feed)
+
+    assert len(caught.value.problems) == 4
+
+
+def test_known_names_and_any_ids_are_right():
+    user, group = pwd.getpwuid(0).pw_name, grp.getgrgid(0).gr_name
+
+    check_names(Feed(group=group, allow_users=(user, "54321"), allow_groups=("54321", group)))
+
+
+def test_a_guard_with_a_name_that_nobody_has_is_not_made():
+    with pytest.raises(ConfigError):
+        Guard.of(Feed(allow_users=("no-such",)))
 
 
 def test_a_stale_file_that_may_not_be_removed_is_told(feed, monkeypatch):
@@ -254,8 +296,8 @@ def _raise(error):
     raise error
 
 
-def test_an_unknown_group_of_the_file_stops_the_start_before_it_is_made(feed):
-    assert refusal(attrs.evolve(feed, group="no-such-name")) == (
-        'feed.group: there is no group "no-such-name"'
-    )
+def test_an_unknown_group_of_the_file_is_found_before_it_is_made(feed):
+    with pytest.raises(ConfigError):
+        open_feed(attrs.evolve(feed, group="no-such-name"))
+
     assert not os.path.lexists(feed.socket)
