@@ -27,7 +27,7 @@ from cryptows.broker.health import State
 from cryptows.broker.journal import Journal
 from cryptows.config.keys import read_keys
 from cryptows.config.load import Loaded
-from cryptows.config.reload import changed, merge_live
+from cryptows.config.reload import changed, merge_live, other_keys
 from cryptows.config.settings import Settings
 from cryptows.files import read_key_file
 from cryptows.model.channel import USER_ID
@@ -294,6 +294,7 @@ class Daemon:
             self._notifier.ready("ready")
         protect(keys.all)
         live, pending = changed(hub.settings, loaded.settings)
+        live = [*other_keys(hub.keys, keys.all, live), *live]
         hub.keys = tuple(keys.all)
         self._take_over(merge_live(hub.settings, loaded.settings))
         hub.health.reload_ok, hub.health.reloaded_at = True, time.time()

@@ -285,6 +285,22 @@ async def test_a_reload_takes_over_what_is_live(place):
     assert place.told() == ["READY=1", "RELOADING=1", "READY=1", "STOPPING=1"]
 
 
+async def test_another_key_in_the_same_file_is_told_as_applied(place):
+    file = place.folder / "token.key"
+    file.touch(0o600)
+    file.write_text(KEY)
+    place.sets = ["auth.secret=", f"auth.secret_file={file}"]
+    async with serving(place, place.load):
+        nothing = await place.ask("reload")
+        file.write_text("n" * 40)
+        answer = await place.ask("reload")
+        assert place.daemon is not None
+        keys = place.daemon.hub.keys
+
+    assert (nothing["applied"], answer["applied"]) == ([], ["auth.secret_file"])
+    assert keys == (b"n" * 40,)
+
+
 @pytest.mark.parametrize("error", [ConfigError(["limits.bann: unknown"]), LookupError("a bug")])
 async def test_a_reload_that_fails_leaves_everything_as_it_was(place, error):
     def fail() -> Loaded:

@@ -7,6 +7,7 @@ a channel's throttle waits together with its lane, which it would contradict.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import attrs
@@ -38,6 +39,21 @@ def changed(old: Settings, new: Settings) -> tuple[list[str], list[str]]:
     types = {**old.types, **new.types}
     live += (f"types.{name}" for name in types if old.types.get(name) != new.types.get(name))
     return live, pending
+
+
+def other_keys(old: Sequence[bytes], new: Sequence[bytes], live: Sequence[str]) -> list[str]:
+    """Return the settings of key files that hold another key, though their names stayed.
+
+    `old` and `new` are the keys that tokens are checked with, the current one first; `live` are
+    the settings known to differ.
+    """
+    if len(old) != len(new):  # auth.previous_secret_file came or went, and is in `live`
+        old, new = old[:1], new[:1]
+    names = ("auth.secret_file", "auth.previous_secret_file")
+    differing = [name for name, a, b in zip(names, old, new, strict=False) if a != b]
+    if "auth.secret" in live:
+        differing = [name for name in differing if name != "auth.secret_file"]
+    return [name for name in differing if name not in live]
 
 
 def merge_live(old: Settings, new: Settings) -> Settings:

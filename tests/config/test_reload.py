@@ -1,7 +1,7 @@
 import pytest
 
 from cryptows.config.load import defaults, load
-from cryptows.config.reload import changed, merge_live
+from cryptows.config.reload import changed, merge_live, other_keys
 from cryptows.config.settings import Settings
 from tests.config.loading import comparable
 
@@ -35,6 +35,29 @@ def test_keys_and_origins_are_live():
 
     assert live == ["auth.secret_file", "auth.previous_secret_file", "cors.origins"]
     assert pending == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "live", "found"),
+    [
+        (["a"], ["a"], [], []),
+        (["a"], ["b"], [], ["auth.secret_file"]),
+        (["a", "p"], ["a", "q"], [], ["auth.previous_secret_file"]),
+        (["a", "p"], ["b", "a"], [], ["auth.secret_file", "auth.previous_secret_file"]),
+        (["a"], ["b", "a"], ["auth.previous_secret_file"], ["auth.secret_file"]),
+        (["b", "a"], ["b"], ["auth.previous_secret_file"], []),
+        (["a"], ["b"], ["auth.secret_file"], []),
+        (["a"], ["b"], ["auth.secret"], []),
+        (["a", "p"], ["b", "q"], ["auth.secret"], ["auth.previous_secret_file"]),
+    ],
+)
+def test_a_key_file_that_holds_another_key_has_changed_though_its_name_has_not(
+    old, new, live, found
+):
+    def keys(names: list[str]) -> list[bytes]:
+        return [name.encode() for name in names]
+
+    assert other_keys(keys(old), keys(new), live) == found
 
 
 def test_a_channels_rules_are_live_but_its_durability_waits():
