@@ -277,3 +277,12 @@ def test_the_bench_can_put_its_table_in():
 
 def test_the_changelog_has_the_version_that_runs():
     assert re.search(rf"^## {re.escape(__version__)} - \d{{4}}-\d\d-\d\d$", CHANGELOG, re.MULTILINE)
+
+
+def test_the_installation_lets_the_daemons_user_read_its_configuration():
+    steps = section("Installation as a service")
+
+    # `config init` writes it for root alone.
+    written = steps.index("cryptows config init /etc/cryptows\n")
+    for step in ("chgrp cryptows", "chmod 640"):
+        assert steps.index(f"\n{step} /etc/cryptows/cryptows.toml\n") > written

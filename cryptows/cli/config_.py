@@ -18,6 +18,7 @@ from cryptows.cli.terminal import ConfigFailure, Failure, say
 KEY_FILE = "token.key"
 CONFIG_FILE = "cryptows.toml"
 KEY_BYTES = 48  # of chance; 64 characters, enough for HS512 (RFC 7518 3.2)
+PRIVATE = 0o600
 SYSTEM = Path("/etc")
 
 
@@ -72,7 +73,8 @@ def show(config_file: str | None, sets: tuple[str, ...], defaults: bool) -> None
 def init(folder: Path) -> None:
     """Write a commented config file and a generated key into DIR, and refuse to overwrite.
 
-    Outside /etc, the sockets and the store are put into DIR as well, so that no root is needed.
+    Both files are for you alone (0600). Outside /etc, the sockets and the store are put into DIR as
+    well, so that no root is needed.
 
     \b
     $ cryptows config init ./cryptows
@@ -95,9 +97,9 @@ def init(folder: Path) -> None:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         _refuse_to_overwrite(folder)
         file = folder / CONFIG_FILE
-        _create(file, template(values), 0o640)
+        _create(file, template(values))
         made.append((file, "every setting, commented out at its default"))
-        _create(folder / KEY_FILE, secrets.token_urlsafe(KEY_BYTES) + "\n", 0o600)
+        _create(folder / KEY_FILE, secrets.token_urlsafe(KEY_BYTES) + "\n")
         made.append((folder / KEY_FILE, "a generated key, readable by you alone"))
         if local:
             (folder / "state").mkdir(mode=0o700, exist_ok=True)
@@ -115,6 +117,7 @@ def _refuse_to_overwrite(folder: Path) -> None:
             raise Failure(f"{folder / name} exists and is left as it is; nothing was written")
 
 
-def _create(path: Path, text: str, mode: int) -> None:
-    with open(path, "x", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+def _create(path: Path, text: str) -> None:
+    # For nobody else, also where the umask would let them: a secret may be written in later.
+    with open(path, "x", opener=lambda name, flags: os.open(name, flags, PRIVATE)) as file:
         file.write(text)

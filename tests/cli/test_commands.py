@@ -201,7 +201,8 @@ def test_config_init_writes_a_config_and_a_private_key_that_pass_check(run):
     assert [line.split()[0] for line in result.stdout.splitlines()] == [
         str(folder / name) for name in ("cryptows.toml", "token.key", "state")
     ]
-    assert stat.S_IMODE((folder / "token.key").stat().st_mode) == 0o600
+    for name in ("cryptows.toml", "token.key"):
+        assert stat.S_IMODE((folder / name).stat().st_mode) == 0o600
     assert len((folder / "token.key").read_text().strip()) >= 64
     assert run("check", "--strict", str(folder / "cryptows.toml")).exit_code == 0
     settings = load(str(folder / "cryptows.toml"), read=read_documents).settings
