@@ -55,7 +55,8 @@ def publish(
     """Send events to the daemon: one JSON object a line, from FILE or from stdin.
 
     Every line that the daemon cannot use is shown on stderr with its answer, and the exit code is 1
-    if there was any. Lines that it took are stored where their channel is durable.
+    if there was any, or if the daemon went away before it had all lines. Lines that it took are
+    stored where their channel is durable. A hello in FILE is left out: publish says its own.
 
     \b
     $ cryptows publish events.ndjson --pace recorded
