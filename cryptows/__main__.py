@@ -22,7 +22,10 @@ def use_system_allocator() -> None:
     the interpreter's own keeps a whole MiB for a single object in it.
     """
     os.environ[ALLOCATOR] = "malloc"
-    os.execv(sys.executable, sys.orig_argv)
+    try:
+        os.execv(sys.executable, sys.orig_argv)
+    except OSError:
+        pass  # as a user who may not see the interpreter: it goes without
 
 
 if __name__ == "__main__":

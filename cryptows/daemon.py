@@ -56,8 +56,9 @@ log = structlog.get_logger()
 
 QUEUED_BATCHES = 16  # reads of producers that may wait for the dispatcher; then they are not read
 REVOKED = Refusal(4001, "jwt revoked", come_back=False)
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 LOOK = 0.02  # seconds between two looks at who is still here
+LAST_EVENTS = 1.0  # seconds that a stop waits for them to be delivered
 GOODBYES = 64  # said before the other tasks get a turn
 
 
@@ -157,6 +158,7 @@ class Daemon:
                 # The producers' last answers and the goodbyes share the time there is.
                 feeding.cancel_scope.deadline = trio.current_time() + self.hub.settings.server.drain
                 self._ingest.stop()
+                await self._deliver_the_last()
                 await self._say_goodbye()
                 serving.cancel_scope.cancel()
         with trio.move_on_after(self.hub.settings.store.timeout):
@@ -166,6 +168,13 @@ class Daemon:
         await store.aclose()
         self._stopped.set()
         await trio.sleep(LOOK)  # `cryptows drain` gets its answer
+
+    async def _deliver_the_last(self) -> None:
+        """Let what producers were told is accepted reach the clients before the goodbyes."""
+        with trio.move_on_after(LAST_EVENTS):
+            await trio.sleep(LOOK)  # what was read is on its way to the dispatcher
+            while not self._dispatcher.idle:  # noqa: ASYNC110
+                await trio.sleep(LOOK)
 
     def _ready(self) -> None:
         hub = self.hub
@@ -181,10 +190,12 @@ class Daemon:
     # the end
 
     async def _heed(self, signals: AsyncIterator[int]) -> None:
-        """Stop at the first signal, at once at the second; SIGHUP reloads."""
+        """Stop at the first signal, at once at the second; SIGHUP reloads, SIGUSR1 shows tasks."""
         async for number in signals:
             log.info("signal", name=signal.Signals(number).name)
-            if number == signal.SIGHUP:
+            if number == signal.SIGUSR1:
+                log.info("tasks", tree=task_tree(trio.lowlevel.current_root_task()))
+            elif number == signal.SIGHUP:
                 # Beside, because a file that cannot be read for long must not put a stop off.
                 self.hub.nursery.start_soon(self._reload_quietly)
             elif self._stop.is_set():
@@ -328,6 +339,22 @@ class Daemon:
             "store state", before=old, now=new, reason=reason
         )
         hub.announce_store(new, reason, now_ms())
+
+
+def task_tree(task: trio.lowlevel.Task | None) -> list[str]:
+    """Return a task and those below it, indented; of the same name under one only how many."""
+    if task is None:
+        return []
+    children: dict[str, list[trio.lowlevel.Task]] = {}
+    for nursery in task.child_nurseries:
+        for child in nursery.child_tasks:
+            children.setdefault(child.name, []).append(child)
+    lines = [task.name]
+    for name, same in children.items():
+        head, *below = task_tree(same[0])
+        lines.append(f"  {head}" if len(same) == 1 else f"  {len(same)} x {name}")
+        lines += [f"  {line}" for line in below]
+    return lines
 
 
 def _user_in(request: Mapping[str, Any]) -> str:

@@ -37,6 +37,19 @@ def test_the_daemon_begins_anew_on_the_allocator_of_the_c_library(monkeypatch, r
     assert replaced == [(sys.executable, sys.orig_argv, "malloc")]
 
 
+def test_a_daemon_that_cannot_begin_anew_goes_on_as_it_is(monkeypatch, replaced, capsys):
+    def refused(path, arguments):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "execv", refused)
+    monkeypatch.setattr(sys, "argv", ["cryptows", "serve", "--help"])
+
+    with pytest.raises(SystemExit) as ended:
+        program.main()
+
+    assert ended.value.code == 0
+
+
 @pytest.mark.parametrize("arguments", [["serve", "--help"], ["version"]])
 def test_who_has_chosen_an_allocator_or_needs_none_is_left_alone(
     monkeypatch, replaced, capsys, arguments

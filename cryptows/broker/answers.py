@@ -151,7 +151,11 @@ class Answers:
         """Count a request; answer the one that is too many, and ban who will not listen."""
         desk, session = self.desk, peer.session
         desk.counters.requests += 1
-        key = client_key(session.identity.user_id, session.address)
+        key = client_key(session.identity.user_id, session.address, session.id)
+        banned_for = desk.bans.remaining(key, now)
+        if banned_for:  # for what he did on another connection
+            self._turn_away_banned(peer, banned_for, now_ms)
+            return False
         decision = desk.limiter.check(key, now)
         if decision.verdict is Verdict.ALLOW:
             return True
@@ -164,10 +168,13 @@ class Answers:
             return False
         desk.counters.bans += 1
         desk.bans.ban(session.identity.user_id, session.address, now)
-        reason = f"rate limit broken again and again; come back in {limits.ban:g} s"
-        refusal = Refusal(BANNED, reason, come_back=False, retry_after=limits.ban)
-        self.turn_away(peer, refusal, now_ms)
+        self._turn_away_banned(peer, limits.ban, now_ms)
         return False
+
+    def _turn_away_banned(self, peer: Peer, seconds: float, now_ms: int) -> None:
+        reason = f"rate limit broken again and again; come back in {seconds:.3g} s"
+        refusal = Refusal(BANNED, reason, come_back=False, retry_after=seconds)
+        self.turn_away(peer, refusal, now_ms)
 
     def _error(self, peer: Peer, error: RequestError, request: Request | None, now_ms: int) -> None:
         self.desk.counters.request_failed(error.code)

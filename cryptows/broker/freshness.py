@@ -27,7 +27,7 @@ class Freshness:
     _stale: dict[Stream, dict[str, Any]] = attrs.field(factory=dict, init=False)
 
     def keep_alive(self, texts: Iterable[str], producer: str, now: float) -> None:
-        """Note a producer's keepalive for streams (`market_data:BTCUSDT`, globs, channels)."""
+        """Note a producer's keepalive for streams (`market_data:BTCUSDT`, or a whole channel)."""
         for text in texts:
             for stream in self.journal.covered(Pattern.parse(text)):
                 stream.hear(now, producer)

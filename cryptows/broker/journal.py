@@ -78,9 +78,10 @@ class Stream:
     head_of: str = ""
 
     def hear(self, now: float, producer: str) -> None:
-        """Note a sign of life."""
+        """Note a sign of life; without a producer it is the daemon's own."""
         self.heard = self.shelf.heard = now
-        self.producer = producer
+        if producer:
+            self.producer = producer
 
 
 @attrs.define
@@ -106,11 +107,7 @@ class Journal:
         key = (channel, symbol)
         stream = self.streams.get(key)
         if stream is None:
-            if len(self.streams) >= self.max_streams:
-                text = (
-                    f"data.symbol: {len(self.streams)} streams exist, limits.streams allows no more"
-                )
-                raise BadEvent("too_many_streams", text)
+            self.check_room(1)
             shelf = self._shelves.get(channel)
             if shelf is None:
                 shelf = self._shelves[channel] = Shelf(rules, Ring(rules.history))
@@ -118,6 +115,17 @@ class Journal:
             stream = Stream(channel, symbol, shelf, self.known_seqs.pop(key, 0))
             self.streams[key] = shelf.streams[symbol] = stream
         return stream
+
+    def check_room(self, more: int) -> None:
+        """Raise BadEvent when so many streams more would be too many."""
+        if more and len(self.streams) + more > self.max_streams:
+            text = f"data.symbol: {len(self.streams)} streams exist, limits.streams allows no more"
+            if more > 1:
+                text = (
+                    f"data.symbol: {more} streams more than the {len(self.streams)} that exist,"
+                    f" limits.streams allows {self.max_streams}"
+                )
+            raise BadEvent("too_many_streams", text)
 
     def reconfigure(self, table: ChannelTable) -> None:
         """Take over the rules after a reload; a channel that is gone keeps its old ones."""

@@ -1,8 +1,9 @@
 """Limits on requests: who asked how often, and who is banned for it.
 
 A client is a user, over all his connections, dialects and transports; without a token it is an
-address. `RequestLimiter` keeps for each the times of the last requests that passed, which makes it
-exact: request number `requests` + 1 passes when the first is `window` seconds old, not before.
+address, or where that is not known, one session. `RequestLimiter` keeps for each the times of the
+last requests that passed, which makes it exact: request number `requests` + 1 passes when the first
+is `window` seconds old, not before.
 How many connections there may be is in `admission`.
 """
 
@@ -15,16 +16,19 @@ from collections import OrderedDict
 
 import attrs
 
-from cryptows.broker.addresses import counted_as
+from cryptows.broker.addresses import UNIX, counted_as
 
 # More clients than can send anything within a window: limits.accept_rate times limits.window.
 CLIENTS = 50_000
 BANS = 50_000
 
 
-def client_key(user_id: str | None, address: str) -> str:
+def client_key(user_id: str | None, address: str, session: str = "") -> str:
     """Return whose requests are counted together; a user id may look like an address."""
-    return f"address {counted_as(address)}" if user_id is None else f"user {user_id}"
+    if user_id is not None:
+        return f"user {user_id}"
+    # Whose address is not known must not be counted, nor banned, for all the others like him.
+    return f"session {session}" if address == UNIX else f"address {counted_as(address)}"
 
 
 class Verdict(enum.Enum):
@@ -178,7 +182,11 @@ class Bans:
         if not self._until:
             return None
         ends = [self._until.get(key, -math.inf) for key in _banned_keys(user_id, address)]
-        return max(ends) if max(ends) > now else None
+        return max(ends, default=-math.inf) if max(ends, default=-math.inf) > now else None
+
+    def remaining(self, key: str, now: float) -> float:
+        """Return for how many seconds a `client_key` is still banned; 0 if it is not."""
+        return max(0.0, self._until.get(key, 0.0) - now)
 
     def retry_after(self, user_id: str | None, address: str, now: float) -> int | None:
         """Return the whole seconds until the ban ends (the `Retry-After` header), or None."""
@@ -202,7 +210,7 @@ class Bans:
 
 
 def _banned_keys(user_id: str | None, address: str) -> list[str]:
-    keys = [client_key(None, address)]
+    keys = [] if address == UNIX else [client_key(None, address)]
     if user_id is not None:
         keys.append(client_key(user_id, address))
     return keys

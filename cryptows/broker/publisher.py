@@ -12,7 +12,7 @@ wait behind them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -45,6 +45,7 @@ class Held:
     priced: bool
     streams: list[Stream]
     done: Done
+    producer: str = ""
     records: list[tuple[Stream, Record]] = attrs.field(factory=list)  # of its durable streams
     repeats: list[Done] = attrs.field(factory=list)  # the same id again, before the commit
 
@@ -85,6 +86,10 @@ class Publisher:
         for name, throttle in self._throttles.items():
             throttle.configure(intervals.pop(name, 0.0))
         self._throttles |= {name: Throttle(i) for name, i in intervals.items() if i}
+
+    def check(self, events: Sequence[Event]) -> None:
+        """Raise BadEvent unless all events of a batch line can be published."""
+        self.finder.check(events)
 
     def accept(self, event: Event, now: float, now_ms: int, done: Done | None = None) -> None:
         """Route one event; `done` is called now, or after the commit of a durable one.
@@ -185,6 +190,7 @@ class Publisher:
         (stream,) = streams
         before, stream.price = stream.price, price
         if before == price:
+            stream.hear(now, self.producer)  # it is quiet, not dead
             return None, 0
         data = price_change(event.symbol, price, before)
         derived = Event(event.type, data, event.timestamp, event.symbol, price)
@@ -233,7 +239,7 @@ class Publisher:
     def _hold(
         self, event: Event, targets: Targets, streams: list[Stream], now: float, done: Done
     ) -> None:
-        held = Held(event, targets.priced, streams, done)
+        held = Held(event, targets.priced, streams, done, self.producer)
         self.held.append(held)
         if event.id is not None:
             self._held_ids[event.id] = held
@@ -261,6 +267,7 @@ class Publisher:
         delivered = [self._deliver(held) for held in batch]
         for held, count in zip(batch, delivered, strict=True):
             others = [stream for stream in held.streams if not stream.shelf.rules.durable]
+            self.producer = held.producer
             offset, more = self._publish(held.event, held.priced, others, now)
             if held.records:
                 offset = held.records[-1][1].offset  # the one that the store knows

@@ -6,6 +6,8 @@ user and overriding channel, and remembered together with the streams. A reload 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import attrs
 
 from cryptows.broker.journal import Journal, Stream
@@ -78,6 +80,17 @@ class TargetFinder:
                 self.streams(self.prices, symbol)
             targets.streams[symbol] = streams
         return streams
+
+    def check(self, events: Iterable[Event]) -> None:
+        """Raise BadEvent unless every one of these can go where it is to go, all together."""
+        new: set[tuple[str, str | None]] = set()
+        for event in events:
+            targets = self.find(event)
+            if event.symbol not in targets.streams:
+                new |= {(channel, event.symbol) for _, channel in targets.channels}
+                if targets.priced and self.prices is not None:
+                    new.add((PRICE_UPDATES, event.symbol))
+        self.journal.check_room(len(new - self.journal.streams.keys()))
 
     def _of_channel(self, channel: str) -> Targets:
         found = self.table.find(channel)

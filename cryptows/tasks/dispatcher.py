@@ -79,7 +79,8 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """Whether all that came in was written, and stored where it had to be."""
-        waiting = self.events_in.statistics().current_buffer_used
+        queue = self.events_in.statistics()
+        waiting = queue.current_buffer_used or queue.tasks_waiting_send
         return not (self._busy or waiting or (self.keeper is not None and self.keeper.busy))
 
     def wake(self) -> None:
@@ -99,7 +100,8 @@ class Dispatcher:
 
     async def _take(self, batch: FeedBatch) -> None:
         """Publish a batch and all that waits behind it, in passes of at most MOST events."""
-        await self._gather()
+        if batch is not NOTHING_NEW:  # whoever wakes us has waited already
+            await self._gather()
         room = MOST
         while True:
             self._begin(batch)
@@ -153,16 +155,32 @@ class Dispatcher:
         accept, replies = self.hub.publisher.accept, batch.replies
         now, unix_ms = trio.current_time(), now_ms()
         for index in range(first, end):
+            if index in batch.wholes:
+                self._check_whole(batch, index)
+            if index < batch.refused_to:
+                continue
             done = replies.done_for(index) if replies.wants_all else None
             try:
                 accept(batch.events[index], now, unix_ms, done)
             except BadEvent as error:
                 replies.done_for(index)(None, 0, error, False)
 
+    def _check_whole(self, batch: FeedBatch, first: int) -> None:
+        """Refuse all events of a batch line unless all can be published."""
+        end, replies = batch.wholes[first], batch.replies
+        try:
+            self.hub.publisher.check(batch.events[first:end])
+        except BadEvent as error:
+            batch.refused_to = end
+            # One answer a line: an ack waits for each of its events, a complaint for none.
+            for index in range(first, end if replies.wants_all else first + 1):
+                replies.done_for(index)(None, 0, error, False)
+
     async def _pass(self) -> None:
         """Add what has become due to what was published, and write it all."""
         hub, keeper = self.hub, self.keeper
         while True:
+            hub.publisher.producer = ""
             for event in hub.take_notices():
                 hub.publisher.accept(event, trio.current_time(), now_ms(), nobody)
             if keeper is not None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from cryptows.model.errors import Refusal
 from cryptows.tasks.clock import now_ms
 from cryptows.tasks.memory import Crowd
 
@@ -47,11 +46,7 @@ async def run(hub: Hub, remembered: Callable[[], int] = lambda: 0) -> None:
 def end_the_late(hub: Hub, now: float) -> None:
     """Close the clients whose oldest waiting byte is too old."""
     for client in list(hub.behind):
-        if client.outbox is not None:
-            try:
-                client.outbox.check(now)
-            except Refusal as refusal:
-                client.end(refusal)
+        client.check_age(now)
 
 
 def prune(hub: Hub, now: float) -> None:

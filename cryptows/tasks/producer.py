@@ -32,7 +32,7 @@ SLICE = 0.002  # seconds likewise, where lines are slow: bad ones, batches
 LINGER = 10.0  # seconds a producer that has finished may take to read its last answers
 
 
-@attrs.frozen(eq=False)
+@attrs.define(eq=False)
 class FeedBatch:
     """Events of one producer on their way to the dispatcher, in order."""
 
@@ -41,6 +41,9 @@ class FeedBatch:
     producer: str  # a key of `FeedStats.producers` while it is connected
     keepalives: list[str] = attrs.field(factory=list)  # streams that are quiet, not dead
     read_at: float = 0.0  # on Trio's clock
+    # Of each batch line: the index of its first event, and that behind its last.
+    wholes: dict[int, int] = attrs.field(factory=dict)
+    refused_to: int = 0  # before this index all events of a batch line were refused
 
 
 @attrs.define(eq=False)
@@ -74,6 +77,7 @@ class _Slice:
     lines: list[int] = attrs.field(factory=list)  # of each event
     places: list[Place] = attrs.field(factory=list)  # of each event, with acks
     keepalives: list[str] = attrs.field(factory=list)
+    wholes: dict[int, int] = attrs.field(factory=dict)  # as in FeedBatch
 
 
 class Producer:
@@ -98,6 +102,7 @@ class Producer:
         self._answers = Answers(self._ready.unpark_all, self._count_error)
         self._stopped = False  # by us
         self._finished = False  # nothing more will be read
+        self._begun = False  # something was sent on: it is too late for a hello
         self._flooding = False  # the last read was full: there is more already
         self._receiving = trio.CancelScope()
         self._scope = trio.CancelScope()
@@ -189,13 +194,14 @@ class Producer:
         """Take what is not a single event."""
         answers = self._answers
         if isinstance(found, list):
+            into.wholes[len(into.events)] = len(into.events) + len(found)
             into.events += found
             into.lines += [number] * len(found)
             if answers.acks:
                 into.places += [answers.expect(number, line_id(line), len(found))] * len(found)
             return
         if isinstance(found, Hello):
-            if into.events or self.stats.events:
+            if into.events or into.keepalives or self._begun:
                 raise BadEvent("invalid_event", "hello: it must come before the first event")
             answers.acks = self.stats.acks = found.acks
             self._rename(found.producer)
@@ -230,12 +236,14 @@ class Producer:
             replies = Acks(slice_.places)
         else:
             replies = Complaints(self._answers, slice_.lines, slice_.events)
+        self._begun = True
         if slice_.events:
             self.stats.events += len(slice_.events)
             self.stats.last_event = self._ingest.now_ms()
         batch = FeedBatch(
-            slice_.events, replies, self.stats.name, slice_.keepalives, trio.current_time()
-        )
+            slice_.events, replies, self.stats.name, slice_.keepalives, trio.current_time(),
+            slice_.wholes,
+        )  # fmt: skip
         try:
             await self._ingest.events_in.send(batch)
         except trio.BrokenResourceError:  # the dispatcher is gone: the daemon ends

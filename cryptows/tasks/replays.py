@@ -349,7 +349,7 @@ async def _history(hub: Hub, client: Client, query: Query) -> None:
     """Answer with what rings and store have; one more is sought, to say whether there is more."""
     newest = query.newest or query.request.since is None
     found = await (_latest if newest else _following)(hub, query, query.limit + 1)
-    chosen = [event.envelope for event in found[: query.limit]]
+    chosen = [envelope.marked(event.envelope, "replay") for event in found[: query.limit]]
     if newest and not query.newest:
         chosen.reverse()
     hub.answers.history(client, query, chosen, len(found) > query.limit, now_ms())

@@ -270,15 +270,27 @@ class Sender:
         self.send = _discard  # after a close frame nothing may follow
         self.hub.between_passes(lambda: self.hub.routes.leave(self))
 
+    def check_age(self, now: float) -> None:
+        """End a client whose oldest waiting byte is too old; to be called now and then."""
+        outbox = self.outbox
+        if outbox is None:
+            return
+        before = outbox.skipped
+        try:
+            outbox.check(now)
+        except Refusal as refusal:
+            self.end(refusal)
+        self.hub.counters.skipped += outbox.skipped - before
+
     async def last_words(self) -> None:
         """The connection is closing: return when the close frame is written, soon in any case.
 
         Of what waits in front of it, only the frame that the client has part of is still sent.
         """
-        if self.outbox is None or self._socket is None or self._socket.fileno() < 0:
-            return
         if self.session.step(Step.END):
             self._fall_silent()
+        if self.outbox is None or self._socket is None or self._socket.fileno() < 0:
+            return
         self.outbox.drop_queued()
         self._wake()
         with trio.move_on_after(GOODBYE) as self._last_words:

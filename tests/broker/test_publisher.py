@@ -104,6 +104,47 @@ def test_the_journal_hears_the_producer():
     assert (stream.heard, stream.producer) == (100.0, "bot")
 
 
+def test_the_daemons_own_events_leave_a_stream_its_producer():
+    desk = Desk.of(PLAIN)
+    desk.publish(event("news"))
+    desk.publisher.producer, desk.now = "", 101.0
+
+    desk.publish(event("news"))
+
+    stream = desk.journal.streams["news", None]
+    assert (stream.heard, stream.producer) == (101.0, "bot")
+
+
+def test_what_was_held_is_its_own_producers_whoever_came_last():
+    desk = Desk.of(PLAIN, DURABLE, types=BOTH, store=True)
+    desk.accept(event("fill"))
+    desk.publisher.producer = "other"
+
+    desk.commit()
+
+    assert {s.producer for s in desk.journal.streams.values()} == {"bot"}
+
+
+def test_a_batch_line_goes_where_there_is_room_for_all_of_it():
+    desk = Desk.of(PLAIN, market("prices"), max_streams=3)
+    desk.publish(event("prices", "A"))
+
+    desk.publisher.check([event("prices", s) for s in ("A", "B", "C", "B")])
+    with pytest.raises(BadEvent, match="3 streams more than the 1 that exist") as caught:
+        desk.publisher.check([event("prices", s) for s in "BCD"])
+
+    assert caught.value.code == "too_many_streams"
+    assert len(desk.journal.streams) == 1
+
+
+def test_price_updates_are_counted_among_the_streams_of_a_batch_line():
+    desk = seed_desk(max_streams=3)
+
+    desk.publisher.check([event("market_data_update", "A")])
+    with pytest.raises(BadEvent, match="4 streams more"):
+        desk.publisher.check([event("market_data_update", s) for s in "AB"])
+
+
 # price updates
 
 

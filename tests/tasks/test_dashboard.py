@@ -64,19 +64,22 @@ class Client:
         await self.ws.send(f"42{number}{json.dumps([name, *arguments])}")
 
 
-async def connect(door: Door, auth: Any = None) -> Client:
+async def connect(door: Door, auth: Any = None, *headers: tuple[str, str]) -> Client:
     """Open a WebSocket and CONNECT; the answer is the next packet."""
-    ws = await door.websocket()
+    ws = await door.websocket("", *headers)
     await ws.get()
     await ws.send("40" if auth is None else f"40{json.dumps(auth)}")
     return Client(ws)
 
 
-async def joined(door: Door, auth: Any = None) -> Client:
-    client = await connect(door, auth)
+async def joined(door: Door, auth: Any = None, *headers: tuple[str, str]) -> Client:
+    client = await connect(door, auth, *headers)
     await client.packet("40")
     assert (await client.message())["type"] == "connection"
     return client
+
+
+FROM = ("X-Forwarded-For", "192.0.2.9")  # believed: it comes over a Unix socket
 
 
 # CONNECT
@@ -176,7 +179,7 @@ async def test_a_banned_user_is_told_when_to_come_back(autojump_clock):
 async def test_guessing_tokens_counts_as_requests(autojump_clock):
     settings = attrs.evolve(defaults(), limits=Limits(requests=3, strikes=1))
     async with daemon(settings) as door:
-        client = await connect(door, {"token": "garbage"})
+        client = await connect(door, {"token": "garbage"}, FROM)
         for _ in range(10):
             await client.ws.send('40{"token":"garbage"}')
 
@@ -278,7 +281,7 @@ async def test_an_ack_in_the_argument_is_not_taken_for_ours(autojump_clock):
 async def test_too_many_requests_are_refused_and_then_banned_for_good(autojump_clock):
     settings = attrs.evolve(defaults(), limits=Limits(requests=3, strikes=2))
     async with daemon(settings) as door:
-        client = await joined(door, {"token": token()})
+        client = await joined(door, {"token": token()}, FROM)
         for number in range(6):
             await client.emit("ping", {"id": number})
 
@@ -287,7 +290,38 @@ async def test_too_many_requests_are_refused_and_then_banned_for_good(autojump_c
         assert types[3]["data"]["code"] == "rate_limited"
         assert await client.packet("41") == "41"
         assert (await client.ws.closed())[0] == 4029
-        assert (await door.get("EIO=4&transport=polling")).status == 429
+        assert (await door.get("EIO=4&transport=polling", FROM)).status == 429
+
+
+async def test_a_ban_reaches_the_users_other_connections_when_they_ask_next(autojump_clock):
+    settings = attrs.evolve(defaults(), limits=Limits(requests=2, strikes=1))
+    async with daemon(settings) as door:
+        one, other = [await joined(door, {"token": token()}) for _ in "12"]
+        stranger = await joined(door, {"token": token("124")})
+        for number in range(4):
+            await one.emit("ping", {"id": number})
+        assert (await one.ws.closed())[0] == 4029
+
+        await other.emit("ping")
+        await stranger.emit("ping")
+
+        assert (await other.message())["data"]["retryAfterMs"] > 290_000
+        assert (await other.ws.closed())[0] == 4029
+        assert (await stranger.message())["type"] == "pong"
+
+
+async def test_whose_address_is_not_known_bans_nobody_else(autojump_clock):
+    settings = attrs.evolve(defaults(), limits=Limits(requests=2, strikes=1))
+    async with daemon(settings) as door:
+        one, other = [await joined(door) for _ in "12"]
+        for number in range(4):
+            await one.emit("ping", {"id": number})
+        assert (await one.ws.closed())[0] == 4029
+
+        await other.emit("ping")
+
+        assert (await other.message())["type"] == "pong"
+        assert (await door.get("EIO=4&transport=polling")).status == 200
 
 
 async def test_a_wrong_first_token_by_event_ends_the_client(autojump_clock):

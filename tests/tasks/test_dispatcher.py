@@ -67,6 +67,33 @@ async def test_a_pass_has_at_most_so_many_events(autojump_clock):
         assert home.hub.counters.passes == 4  # two full ones, 10, as the next batch does not fit
 
 
+@pytest.mark.parametrize(("wants_all", "answers"), [(True, [1, 2, 3]), (False, [1])])
+async def test_a_batch_line_is_published_whole_or_not_at_all(autojump_clock, wants_all, answers):
+    async with house("limits.streams=4") as home:
+        screen = await watcher(home, "market_data")
+        replies = Replies(wants_all=wants_all)
+        events = [home.decode(quote(symbol, 1)) for symbol in "ABCD"]
+        await home.events_out.send(
+            FeedBatch(events, replies, "test", [], trio.current_time(), {1: 4})
+        )
+        await home.settled()
+
+        refused = [index for index, _, _, error, _ in replies.told if error is not None]
+        assert [m["data"]["symbol"] for m in screen.all("market_data_update")] == ["A"]
+        assert refused == answers
+
+
+async def test_what_wakes_a_pass_does_not_wait_for_more(autojump_clock):
+    async with house("delivery.batch=1s") as home:
+        screen = await watcher(home, "system_status")
+        before = trio.current_time()
+
+        home.hub.announce_store("open", "the disk is full", 0)
+        await screen.next("system_status")
+
+        assert trio.current_time() - before < 1
+
+
 async def test_every_event_is_answered_once(autojump_clock):
     async with house() as home:
         await watcher(home, "system_status")
