@@ -115,6 +115,8 @@ class Answers:
             "events": [msgspec.Raw(event) for event in kept],
             "more": more or fitting < len(events),
         }
+        if not query.known:
+            data["recovered"] = False
         peer.answer(query.request, envelope.message("history", data, now_ms, query.request.id))
 
     def welcome(self, peer: Peer, now_ms: int) -> None:

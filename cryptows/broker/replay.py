@@ -51,6 +51,7 @@ class Query:
     since: int
     limit: int
     newest: bool
+    known: bool = True  # False: its offset is of a history that was lost
 
 
 def read_offset(text: str, journal: Journal, name: str = "since") -> int | None:
@@ -77,9 +78,9 @@ def read_query(request: Request, pattern: Pattern, journal: Journal) -> Query:
     order = request.order or "oldest"
     if order not in ("oldest", "newest"):
         raise RequestError("bad_request", f'order: expected oldest or newest, got "{order[:40]}"')
-    since = 0 if request.since is None else read_offset(request.since, journal) or 0
+    since = 0 if request.since is None else read_offset(request.since, journal)
     # Without a beginning the latest are meant, whichever order they are wanted in.
-    return Query(request, pattern, since, limit, order == "newest")
+    return Query(request, pattern, since or 0, limit, order == "newest", since is not None)
 
 
 def start_positions(

@@ -485,7 +485,13 @@ def test_an_offset_of_a_lost_history_or_nonsense_is_answered(unthrottled):
         epoch = client.connection["data"]["epoch"]
         ahead = client.ask("subscribe", channels=["market_data"], since=f"{epoch}.{10**17}")
 
+        lost = client.ask("history", channel="market_data:LOST", since="gone99.17")["data"]
+        known = client.ask("history", channel="market_data:LOST", since=f"{epoch}.0")["data"]
+
         assert answer["recovered"] is False
+        assert (lost["recovered"], lost["events"]) == (False, known["events"])
+        assert known["events"][0]["replay"] is True
+        assert "recovered" not in known
         assert (wrong["type"], wrong["data"]["code"]) == ("error", "bad_request")
         assert (ahead["type"], ahead["data"]["code"]) == ("error", "bad_request")
 
