@@ -63,6 +63,7 @@ class Publisher:
     producer: str = ""  # who sent the events that are being accepted
     touched: list[Audience] = attrs.field(factory=list, init=False)
     held: list[Held] = attrs.field(factory=list, init=False)
+    held_bytes: int = attrs.field(default=0, init=False)  # of their `data`
     _throttles: dict[str, Throttle[Stream]] = attrs.field(factory=dict, init=False)  # by class
     _holding: dict[str, int] = attrs.field(factory=dict, init=False)  # channel: events held
     _held_ids: dict[str, Held] = attrs.field(factory=dict, init=False)
@@ -241,24 +242,38 @@ class Publisher:
     ) -> None:
         held = Held(event, targets.priced, streams, done, self.producer)
         self.held.append(held)
+        self.held_bytes += len(event.data)
         if event.id is not None:
             self._held_ids[event.id] = held
         for stream in streams:
             stream.hear(now, self.producer)
             self._holding[stream.channel] = self._holding.get(stream.channel, 0) + 1
 
-    def number_held(self) -> list[Held]:
-        """Give the held events their numbers and hand them over, to be committed as one.
+    def number_held(self, most: int | None = None, size: float = math.inf) -> list[Held]:
+        """Give the oldest held events their numbers and hand them over, to be committed as one.
 
-        Only on durable channels: elsewhere they are published after the commit, like live ones.
+        At most `most`, and at most `size` bytes of them or one. They are numbered on durable
+        channels only: elsewhere they are published after the commit, like live ones.
         """
-        batch, self.held = self.held, []
+        batch = self._take_held(most, size)
         n = self.journal.reserve()
         for held in batch:
             for stream in held.streams:
                 if stream.shelf.rules.durable:
                     held.records.append((stream, self.journal.number(stream, held.event, n)))
                     n += 1
+        return batch
+
+    def _take_held(self, most: int | None, size: float) -> list[Held]:
+        count = taken = 0
+        for held in self.held[:most]:
+            more = taken + len(held.event.data)
+            if count and more > size:
+                break
+            count, taken = count + 1, more
+        batch = self.held[:count]
+        del self.held[:count]
+        self.held_bytes -= taken
         return batch
 
     def settle(self, batch: list[Held], stored: bool, now: float, now_ms: int) -> None:

@@ -1,7 +1,8 @@
 """What is asked of the store task, and what waits for it.
 
 The backlog is bounded in events and in bytes. Whoever fills it holds the feed back long before the
-bound, so reaching it means that the disk stalls: the store counts as failed then.
+bound, so reaching it means that the disk stalls: the store counts as failed then. A job that waits
+alone says nothing about the disk, however large it is.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ class Backlog:
 
     @property
     def is_full(self) -> bool:
-        """Whether it holds more than it may."""
-        return self.events > FULL_EVENTS or self.bytes > FULL_BYTES
+        """Whether it holds more than it may, in several jobs."""
+        too_much = self.events > FULL_EVENTS or self.bytes > FULL_BYTES
+        return too_much and len(self.jobs) > 1
 
 
 def size_of(job: Append) -> int:

@@ -1,8 +1,9 @@
 """The keeper: takes durable events to the store and back to the dispatcher.
 
 One batch is on its way at a time; what comes in meanwhile gathers into the next, so batches grow by
-themselves under load. When the store refuses (its breaker is open) a batch comes back at once, and
-is delivered live but unstored: the acknowledgements say so.
+themselves under load, up to what one transaction takes: more would have to be encoded at once, and
+be lost at once if it came back unstored. When the store refuses (its breaker is open) a batch comes
+back at once, and is delivered live but unstored: the acknowledgements say so.
 """
 
 from __future__ import annotations
@@ -14,13 +15,15 @@ import attrs
 import trio
 
 from cryptows.broker.publisher import Held
-from cryptows.store.jobs import Append
+from cryptows.store.jobs import BATCH_BYTES, BATCH_EVENTS, Append
 from cryptows.store.writer import StoreTask
 
 if TYPE_CHECKING:
     from cryptows.tasks.hub import Hub
 
-MOST_HELD = 20_000  # durable events that may gather behind a commit before the feed has to wait
+# What may gather behind a commit before the feed has to wait: durable events, and bytes of them.
+MOST_HELD = 20_000
+MOST_BYTES = 16 << 20
 
 
 @attrs.define(eq=False)
@@ -45,7 +48,7 @@ class Keeper:
             self._send()
 
     def _send(self) -> None:
-        batch = self._flying = self.hub.publisher.number_held()
+        batch = self._flying = self.hub.publisher.number_held(BATCH_EVENTS, BATCH_BYTES)
         records = tuple(record for held in batch for _, record in held.records)
         ids = tuple(
             (held.event.id, held.records[-1][1].n)
@@ -68,7 +71,9 @@ class Keeper:
     @property
     def overfull(self) -> bool:
         """Whether so much waits, or numbers are so scarce, that nothing further may be taken."""
-        return len(self.hub.publisher.held) >= MOST_HELD or self.hub.journal.full
+        publisher = self.hub.publisher
+        too_much = len(publisher.held) >= MOST_HELD or publisher.held_bytes >= MOST_BYTES
+        return too_much or self.hub.journal.full
 
     async def wait(self) -> None:
         """Wait until the batch under way has come back; at most about `store.timeout`."""

@@ -287,6 +287,16 @@ def test_a_backlog_is_bounded_in_events_and_in_bytes(monkeypatch):
     assert backlog.is_full
 
 
+def test_a_job_that_waits_alone_is_never_too_much(monkeypatch):
+    monkeypatch.setattr(jobs, "FULL_EVENTS", 2)
+    monkeypatch.setattr(jobs, "FULL_BYTES", 10)
+    backlog = Backlog()
+
+    backlog.add(Answers().append(1, 2, 3))
+
+    assert not backlog.is_full
+
+
 def test_a_batch_ends_at_events_or_bytes_and_holds_at_least_one(monkeypatch):
     answers = Answers()
     backlog = Backlog()

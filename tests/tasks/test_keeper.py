@@ -8,7 +8,7 @@ import attrs
 import pytest
 import trio
 
-from cryptows.store.jobs import Append
+from cryptows.store.jobs import BATCH_BYTES, Append
 from cryptows.store.writer import StoreTask
 from cryptows.tasks import keeper as module
 from cryptows.tasks.keeper import Keeper
@@ -181,6 +181,49 @@ async def test_the_feed_waits_when_too_much_waits_for_the_disk(autojump_clock, m
         seen = ids(screen)
         assert seen == sorted(seen, key=int)
         assert len(seen) >= 27
+
+
+async def test_the_feed_waits_when_what_waits_for_the_disk_is_large(autojump_clock):
+    async with house() as home:
+        store = keep(home)
+        for n in range(60):
+            await feed(home, trade(id=str(n), pad="x" * 500_000))
+        publisher = home.hub.publisher
+        assert module.MOST_BYTES <= publisher.held_bytes < module.MOST_BYTES + 1_000_000
+        assert publisher.held_bytes == sum(len(held.event.data) for held in publisher.held)
+
+        seqs = []
+        while store.jobs:
+            records = store.jobs[0].records
+            assert sum(len(r.envelope) for r in records) <= BATCH_BYTES + 10_000
+            seqs += [r.seq for r in records]
+            store.commit()
+            await trio.sleep(0.1)
+        await home.dispatched()
+        assert seqs == list(range(1, len(seqs) + 1))
+        assert len(seqs) >= 34
+        assert publisher.held_bytes == 0
+
+
+async def test_what_gathered_is_stored_a_transaction_at_a_time_and_stays_in_order(
+    autojump_clock, monkeypatch
+):
+    monkeypatch.setattr(module, "BATCH_EVENTS", 2)
+    async with house() as home:
+        store, screen = keep(home), await owner(home)
+        await feed(home, trade(id="0"))
+        await feed(home, *(trade(id=str(n)) for n in range(1, 6)))
+        await feed(home, trade(id="6") | {"channel": "all_trades"})  # has to wait behind them
+        sizes = []
+        while store.jobs:
+            sizes.append(len(store.jobs[0].records))
+            store.commit()
+            await trio.sleep(0.1)
+
+        assert sizes == [1, 2, 2, 1]
+        everything = [m for m in screen.all("trade_execution") if m["channel"] == "all_trades"]
+        assert [m["data"]["id"] for m in everything] == [str(n) for n in range(7)]
+        assert ids(screen) == [str(n) for n in range(6)]
 
 
 async def test_to_wait_for_nothing_is_not_to_wait(autojump_clock):
