@@ -70,6 +70,7 @@ class Stream:
     symbol: str | None
     shelf: Shelf
     seq: int = 0
+    delivered: int = 0  # the `seq` of its last record that was; more are on their way to the disk
     last: Record | None = None
     price: float | None = None  # the last one seen, on `price_updates`
     heard: float = -math.inf  # when its last event came in, on the dispatcher's clock
@@ -112,7 +113,8 @@ class Journal:
             if shelf is None:
                 shelf = self._shelves[channel] = Shelf(rules, Ring(rules.history))
                 shelf.ring.lost = self.started_at
-            stream = Stream(channel, symbol, shelf, self.known_seqs.pop(key, 0))
+            seq = self.known_seqs.pop(key, 0)
+            stream = Stream(channel, symbol, shelf, seq, delivered=seq)
             self.streams[key] = shelf.streams[symbol] = stream
         return stream
 
@@ -164,6 +166,7 @@ class Journal:
     def append(self, stream: Stream, record: Record) -> None:
         """Keep a record that is being delivered: in its ring, and as its stream's last value."""
         self.n = record.n
+        stream.delivered = record.seq
         shelf = stream.shelf
         if shelf.rules.snapshot:
             stream.last = record
@@ -217,7 +220,7 @@ class Journal:
         after = itertools.takewhile(lambda record: record.n > since, records)
         return list(itertools.islice((r for r in after if pattern.matches(r.symbol)), most))
 
-    def oldest(self, pattern: Pattern, since: int, most: int) -> list[Record]:
+    def oldest(self, pattern: Pattern, since: int, most: int | None = None) -> list[Record]:
         """Return the first records that a pattern covers after a position."""
         shelf = self._shelves.get(pattern.channel)
         records = [] if shelf is None else shelf.ring.after(since, len(shelf.ring))
@@ -240,6 +243,25 @@ class Journal:
             return [] if stream is None else [stream]
         match = glob(pattern.symbol).match
         return [stream for s, stream in shelf.streams.items() if s is not None and match(s)]
+
+    def known(self, pattern: Pattern) -> set[tuple[str, str | None]]:
+        """Return the streams that a pattern covers, stored ones that are silent so far included."""
+        stored = {
+            (channel, symbol) for channel, symbol in self.known_seqs
+            if channel == pattern.channel and pattern.matches(symbol)
+        }  # fmt: skip
+        return stored | {(s.channel, s.symbol) for s in self.covered(pattern)}
+
+    def seqs_at(self, channel: str, n: int) -> dict[str | None, int] | None:
+        """Return by symbol the last `seq` of a channel's streams up to a position.
+
+        Of streams that had none since then it is `delivered`. None: the ring does not reach back.
+        """
+        shelf = self._shelves.get(channel)
+        if shelf is None or n < shelf.ring.lost:
+            return None
+        later = shelf.ring.after(n, len(shelf.ring))
+        return {record.symbol: record.seq - 1 for record in reversed(later)}
 
     def heard(self, pattern: Pattern) -> float | None:
         """When the newest event came in that a pattern covers; None if there was none."""

@@ -127,8 +127,14 @@ class StoreCounters:
     refused: int = 0  # events that went out live and may not be kept
     failures: int = 0  # commits and chores that failed or were overdue
     opened: int = 0  # times the breaker opened
+    closed: int = 0  # times it closed again, perhaps on a new file
     pruned: int = 0  # rows
     size: int = 0  # bytes on disk, as of a second ago
+
+    @property
+    def losses(self) -> tuple[int, int, int]:
+        """Changes whenever something may have gone that a floor told of earlier does not tell."""
+        return self.pruned, self.refused, self.closed
 
     def count(self, flight: Flight, now: float) -> None:
         """Count a commit."""

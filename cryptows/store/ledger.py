@@ -14,6 +14,7 @@ them or is behind them. That is at least once.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection
 
 import attrs
@@ -97,9 +98,13 @@ class Ledger:
     def last_lost(self, channels: Collection[str]) -> int:
         """Return the position of the last event of these channels that is not kept; 0: none is.
 
-        As far as it is not in the file, where that is written as soon as the disk takes it.
+        As far as it is not in the file, where that is written as soon as the disk takes it. An
+        event whose commit is late is none until that has ended.
         """
-        return max((n for (name, _), (_, n) in self.lost.items() if name in channels), default=0)
+        flying = self.flight.jobs if self.flight and self.flight.answered else []
+        late = (r.n for job in flying for r in job.records if r.channel in channels)
+        lost = (n for (name, _), (_, n) in self.lost.items() if name in channels)
+        return max(itertools.chain(late, lost), default=0)
 
     # -- commits -----------------------------------------------------------------------------------
 
@@ -238,6 +243,8 @@ class Ledger:
             return
         if after is BreakerState.OPEN:
             self.counters.opened += 1
+        elif after is BreakerState.CLOSED:
+            self.counters.closed += 1
         log.warning("store breaker", old=before.value, new=after.value, reason=reason)
         self.on_state(before.value, after.value, reason)
 

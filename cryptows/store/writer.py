@@ -133,8 +133,10 @@ class StoreTask:
 
         Ask after the last read(): what was pruned meanwhile is then told rather than hidden.
         """
+        # Before and after: what is lost may be written to the file between.
+        before = self._ledger.last_lost(channels)
         kept = await self._reader.floor(channels)
-        return max(kept, self._ledger.last_lost(channels))
+        return max(before, kept, self._ledger.last_lost(channels))
 
     async def aclose(self) -> None:
         """Refuse new appends, commit and answer those that wait, close the file.

@@ -74,6 +74,7 @@ STORE_COUNTERS: tuple[tuple[str, str, str], ...] = (
     ("refused", "unstored_events", "Durable events that went out live and may not be kept"),
     ("failures", "store_failures", "Commits and chores that failed or were overdue"),
     ("opened", "store_breaker_opened", "Times that the store's circuit breaker opened"),
+    ("closed", "store_breaker_closed", "Times that it closed again"),
     ("pruned", "store_pruned_events", "Durable events that were given up for age or number"),
 )
 STORE_GAUGES: tuple[tuple[str, str, str], ...] = (

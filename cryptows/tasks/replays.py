@@ -8,7 +8,7 @@ routes happen at one moment between two passes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,7 @@ from cryptows.broker.routes import NOTHING
 from cryptows.model.channel import Lane, Pattern
 from cryptows.model.errors import RequestError
 from cryptows.model.event import Record
-from cryptows.store.jobs import StoreError
+from cryptows.store.jobs import StoreCounters, StoreError
 from cryptows.store.rows import StoredEvent
 from cryptows.tasks.clock import now_ms
 from cryptows.wire import envelope
@@ -68,12 +68,13 @@ class Recovery:
         self._page: list[StoredEvent] = []  # what was read of them and is still to be sent
         self._read_to = 0  # up to where that is all there is
         self._floors: dict[str, int] = {}  # of channels: above it the store has everything
-        self._pruned = 0 if hub.store is None else hub.store.counters.pruned  # when it was asked
+        self._losses = (0, 0, 0) if hub.store is None else hub.store.counters.losses  # as of then
         self._begun = trio.current_time()
         self._goal = 0  # up to there events were missed; what came after, came in meanwhile
         self._late: dict[Stream, Record] = {}  # the newest of streams of which others were skipped
         self._seqs: dict[Stream, int] = {}  # what the client has of each stream, where known
-        self._unsure: frozenset[Pattern] = frozenset()  # the client knows, we do not
+        self._gaps = False  # whether some of it may be left out
+        self._reasons: dict[str, str] = {}  # by channel: why, if not because the client is slow
 
     async def run(self) -> None:
         """Replay what was missed, then let the client in."""
@@ -131,16 +132,27 @@ class Recovery:
         self._goal = hub.journal.n
         new = [p for p in plan.granted if p not in old or since is not None]
         self._values = snapshot_of(hub.journal, hub.table, new, self._starts)
-        self._unsure = frozenset(plan.granted) if since is not None else frozenset()
-        self._know(old if since is None else old.difference(plan.granted))
-        self._know(frozenset(new) - self._unsure)
+        self._know([*old, *new], () if since is None else plan.granted)
         client.answer(plan.request, confirmation(plan, since, missing, now_ms()))
 
-    def _know(self, patterns: frozenset[Pattern]) -> None:
-        """Note up to where the client has the streams of some subscriptions."""
-        for pattern in patterns:
-            for stream in self.hub.journal.covered(pattern):
-                self._seqs[stream.channel, stream.symbol] = stream.seq
+    def _know(self, live: Iterable[Pattern], recovering: Collection[Pattern]) -> None:
+        """Note up to where the client has each stream, as far as the rings tell.
+
+        What comes from the store alone is noted when the first of it is sent.
+        """
+        journal, seqs = self.hub.journal, self._seqs
+        for pattern in live:
+            for s in journal.covered(pattern):
+                seqs[s.channel, s.symbol] = s.delivered
+        starts = {pattern.channel: self._starts[pattern] for pattern in recovering}  # one for each
+        before = {channel: journal.seqs_at(channel, n) for channel, n in starts.items()}
+        for pattern in recovering:
+            known = before[pattern.channel]
+            for s in journal.covered(pattern):
+                if known is None:
+                    seqs.pop((s.channel, s.symbol), None)
+                else:
+                    seqs[s.channel, s.symbol] = known.get(s.symbol, s.delivered)
 
     # reading
 
@@ -158,12 +170,12 @@ class Recovery:
         since, until = min(needed.values()), max(map(journal.lost, channels))
         try:
             read = await hub.store.read(sorted(channels), since, PAGE, until=until)
-            await self._tell_pruned(hub.store.counters.pruned, channels)
+            await self._look_for_losses(hub.store.counters, channels)
         except StoreError as error:
             log.warning("recovery cut short", error=str(error))
             read = []
             for pattern, n in self._stored.items():
-                self._tell(pattern, n, until, str(error))
+                self._leave_out(pattern, n, until, str(error))
         self._page = self._select(read)
         self._read_to = read[-1].n if read else until
 
@@ -253,26 +265,33 @@ class Recovery:
 
     def _send(self, events: Sequence[Kept]) -> None:
         """Send events marked `replay`, each after what of its stream has to be told as skipped."""
-        seqs, items = self._seqs, self.hub.copies.of(events, "replay")
         if not events:
             return
-        if not seqs:
-            self.client.records(items)
-            return
-        told: list[Record | Packet] = []
-        for event in items:
-            stream = event.stream
-            known = seqs.get(stream)
-            if known is not None and event.seq > known + 1:
-                text = envelope.skipped(*stream, known + 1, event.seq - 1, "slow", now_ms())
+        seqs, told = self._seqs, list[Record | Packet]()
+        for event in self.hub.copies.of(events, "replay"):
+            stream, seq = event.stream, event.seq
+            known = seqs.get(stream, seq)
+            if seq > known + 1:
+                text = self._skipped(stream, known + 1, seq - 1)
                 told.append(self.client.wire.message(text))
-            seqs[stream] = event.seq
+            seqs[stream] = seq
             told.append(event)
         self.client.records(told)
+
+    def _skipped(self, stream: Stream, first: int, last: int) -> bytes:
+        self.hub.counters.skipped += last - first + 1
+        reason = self._reasons.get(stream[0], "slow")
+        return envelope.skipped(*stream, first, last, reason, now_ms())
 
     def _enter(self) -> None:
         """Let the client in: from here on it is live."""
         hub, client = self.hub, self.client
+        for pattern in self._starts if self._gaps else ():
+            for s in hub.journal.covered(pattern):
+                known = self._seqs.get((s.channel, s.symbol), s.delivered)
+                if known < s.delivered:  # and no event of it came after, to tell that with
+                    self._seqs[s.channel, s.symbol] = s.delivered
+                    client.message(self._skipped((s.channel, s.symbol), known + 1, s.delivered))
         hub.routes.move(client, client.session.patterns)
         for text in hub.freshness.notices(self.plan.granted, now_ms()):
             client.message(text)
@@ -307,33 +326,43 @@ class Recovery:
     def _skip(self, pattern: Pattern, after: int, until: int) -> None:
         """Send only the newest of each stream of a stretch, as to any client that is behind.
 
-        What it skips is told with that event, or if we do not know what the client has of some
-        stream, as a stretch of the whole channel.
+        What it skips is told with that event.
         """
         journal = self.hub.journal
         streams = journal.covered(pattern)
-        unknown = [s for s in streams if (s.channel, s.symbol) not in self._seqs]
-        if unknown and pattern in self._unsure:
-            self._tell(pattern, after, until, "slow")
-        else:
-            self._seqs |= dict.fromkeys(((s.channel, s.symbol) for s in unknown), 0)
-        newest = {r.symbol: r for r in journal.oldest(pattern, after, PAGE * PAGE) if r.n <= until}
+        self._gaps = True
+        for s in streams:
+            self._seqs.setdefault((s.channel, s.symbol), 0)  # it was born meanwhile
+        newest = {r.symbol: r for r in journal.oldest(pattern, after) if r.n <= until}
         newest |= {
             s.symbol: s.last for s in streams if s.last is not None and after < s.last.n <= until
         }
         self._late |= {record.stream: record for record in newest.values()}
         self._starts[pattern] = until
 
-    async def _tell_pruned(self, pruned: int, channels: set[str]) -> None:
-        """If the store has pruned since it was asked, say what may be missing in what was read."""
-        if pruned == self._pruned:
+    async def _look_for_losses(self, counters: StoreCounters, channels: set[str]) -> None:
+        """Leave out what the store has lost since it was asked, or could not take in the while."""
+        before, self._losses = self._losses, counters.losses
+        if self._losses == before:
             return
-        self._pruned = pruned
-        before, self._floors = self._floors, self._floors | await self._ask_floors(channels)
+        reason = "pruned" if self._losses[1:] == before[1:] else "not_stored"
+        floors = self._floors
+        self._floors = floors | await self._ask_floors(channels)
         for pattern, n in self._stored.items():
             floor = self._floors.get(pattern.channel, 0)
-            if floor > max(n, before.get(pattern.channel, 0)):
-                self._tell(pattern, n, floor, "pruned")
+            if floor > max(n, floors.get(pattern.channel, 0)):
+                self._leave_out(pattern, n, floor, reason)
+
+    def _leave_out(self, pattern: Pattern, after: int, until: int, reason: str) -> None:
+        """Note that events of a stretch may be missing in what is sent.
+
+        Which ones, a stream's next event tells, or the end. Unless the client was sent none of
+        some stream: then nobody knows what it has, and the stretch is told as a whole.
+        """
+        self._gaps = True
+        self._reasons[pattern.channel] = reason
+        if not self.hub.journal.known(pattern) <= self._seqs.keys():
+            self._tell(pattern, after, until, reason)
 
     def _tell(self, pattern: Pattern, after: int, until: int, reason: str) -> None:
         offset_of = self.hub.journal.offset_of

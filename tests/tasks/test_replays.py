@@ -212,7 +212,23 @@ async def test_a_stream_that_was_born_and_lost_meanwhile_arrives_with_its_last_v
 # --- recovery from rings
 
 
-async def test_a_stretch_that_a_ring_lost_during_a_recovery_is_told_as_a_whole(autojump_clock):
+def complete(messages: list[dict[str, Any]], channel: str) -> dict[str | None, int]:
+    """Check that what a channel's streams brought and what was skipped add up; return the ends."""
+    ends: dict[str | None, int] = {}
+    for m in messages:
+        if m["type"] == "skipped" and m["data"]["channel"] == channel:
+            symbol, first, last = (m["data"][key] for key in ("symbol", "fromSeq", "toSeq"))
+            assert m["data"]["count"] == last - first + 1 > 0
+        elif m.get("channel") == channel:
+            symbol, first, last = m["data"].get("symbol"), m["seq"], m["seq"]
+        else:
+            continue
+        assert first == ends.get(symbol, 0) + 1, m
+        ends[symbol] = last
+    return ends
+
+
+async def test_a_stretch_that_a_ring_lost_during_a_recovery_is_told_exactly(autojump_clock):
     async with house("channels.market_data.history.events=20") as home:
         for n in range(20):
             await home.publish(quote("S", n, fill="x" * SIZE))
@@ -222,14 +238,47 @@ async def test_a_stretch_that_a_ring_lost_during_a_recovery_is_told_as_a_whole(a
         messages = await rest(home, screen)
 
         (lost,) = [m["data"] for m in messages if m["type"] == "skipped"]
-        assert (lost["channel"], lost["count"], lost["reason"]) == ("market_data", None, "slow")
-        seqs = [m["seq"] for m in messages if "seq" in m]
-        assert seqs == sorted(set(seqs))
-        assert seqs[-1] == 35
-        missing = set(range(1, 36)) - set(seqs)
-        assert missing
-        after, until = (int(lost[key].split(".")[1]) for key in ("after", "until"))
-        assert missing <= set(range(after + 1, until + 1))
+        assert (lost["channel"], lost["reason"]) == ("market_data", "slow")
+        assert complete(messages, "market_data") == {"S": 35}
+        assert home.hub.counters.skipped == lost["count"]
+
+
+async def test_streams_that_a_recovery_had_not_reached_are_skipped_exactly_too(autojump_clock):
+    async with house("channels.market_data.history.events=20") as home:
+        await home.publish(quote("LATE", 0), quote("SILENT", 0))
+        seen = home.hub.journal.offset.decode()
+        for n in range(18):
+            await home.publish(quote("S", n, fill="x" * SIZE))
+        await home.publish(quote("LATE", 1), quote("LATE", 2))  # the last of the ring
+        screen = await slow(home, "market_data", since=seen)
+        await home.publish(*(quote("LATE", n) for n in range(3, 30)))
+        await home.publish(*(quote("NEW", n) for n in range(30)))
+        await home.publish(quote("SILENT", 1))
+
+        messages = await rest(home, screen)
+
+        # Its first event was seen before; that of SILENT comes as a snapshot.
+        first = {"type": "", "channel": "market_data", "seq": 1, "data": {"symbol": "LATE"}}
+        ends = complete([first, *messages], "market_data")
+        assert ends == {"S": 18, "LATE": 30, "NEW": 30, "SILENT": 2}
+        assert any(m["type"] == "skipped" for m in messages)
+
+
+async def test_a_stream_of_which_nothing_is_left_is_skipped_at_the_end(autojump_clock):
+    sets = ("history.events=3", "snapshot=false")
+    async with house(*(f"channels.market_data.{text}" for text in sets)) as home:
+        await home.publish(quote("A", 1), quote("S", 1))
+        for n in range(15):
+            await home.publish(status(str(n), fill="x" * SIZE))
+        screen = await slow(home, "market_data", "system_status", since="epoch.0")
+        await home.publish(
+            *(quote("A", n) for n in range(2, 5)), *(quote("S", n) for n in range(2, 5))
+        )
+
+        messages = await rest(home, screen)
+
+        assert complete(messages, "market_data") == {"A": 4, "S": 4}
+        assert complete(messages, "system_status") == {None: 15}
 
 
 async def test_after_max_lag_what_is_left_of_the_market_lane_is_conflated(autojump_clock):
@@ -249,8 +298,8 @@ async def test_after_max_lag_what_is_left_of_the_market_lane_is_conflated(autoju
         quotes = [m for m in messages if m.get("channel") == "market_data"]
         assert 10 < len(quotes) < 45
         assert [told(m) for m in quotes[-2:]] == [("replay", "S1", 22), ("replay", "S0", 23)]
-        (lost,) = [m["data"] for m in messages if m["type"] == "skipped"]
-        assert (lost["channel"], lost["reason"]) == ("market_data", "slow")
+        assert complete(messages, "market_data") == {"S0": 23, "S1": 22}
+        assert {m["data"]["reason"] for m in messages if m["type"] == "skipped"} == {"slow"}
 
 
 async def test_subscriptions_that_were_live_before_miss_nothing(autojump_clock):
@@ -443,9 +492,58 @@ async def test_what_is_pruned_while_it_is_read_is_told(autojump_clock):
         await home.settled()
 
         assert numbers(screen) == [0, 1, 4, 5, 6, 7]
-        (lost,) = screen.all("skipped")
-        data = lost["data"]
-        assert (data["reason"], data["after"], data["until"]) == ("pruned", "epoch.2", "epoch.4")
+        assert [told(m) for m in screen.all("skipped")] == [("skipped", "BTCUSDT", 3, 4)]
+        assert screen.all("skipped")[0]["data"]["reason"] == "pruned"
+
+
+async def test_what_is_pruned_of_who_knows_which_streams_is_told_as_a_stretch(autojump_clock):
+    async with house(SMALL_RING, "channels.user_{id}_positions.symbols=true") as home:
+        home.hub.journal.known_seqs[POSITIONS, "OLD"] = 7  # stored before the start
+        store = stored(home, page=2)
+        keep(home, store, *range(8))
+
+        def prune() -> None:
+            if len(store.asked) == 2:
+                store.events = store.events[4:]
+                store.floors[POSITIONS] = 4
+                store.counters.pruned += 4
+
+        store.before_read = prune
+        screen = await back(home, POSITIONS)
+        await home.settled()
+
+        stretch, exact = screen.all("skipped")
+        assert stretch["data"]["reason"] == "pruned"
+        assert stretch["data"]["count"] is None
+        assert (stretch["data"]["after"], stretch["data"]["until"]) == ("epoch.2", "epoch.4")
+        assert told(exact) == ("skipped", "BTCUSDT", 3, 4)
+
+
+@pytest.mark.parametrize("later", [0, 4])
+async def test_what_the_store_could_not_take_during_a_recovery_is_told(autojump_clock, later):
+    async with house(SMALL_RING) as home:
+        store = stored(home, page=2)
+        keep(home, store, *range(8))
+
+        def fail() -> None:
+            if len(store.asked) != 2:
+                return
+            kept = list(store.events)
+            keep(home, store, *range(8, 20))  # delivered live, and soon lost by the ring
+            store.events = kept
+            store.floors[POSITIONS] = 20
+            store.counters.refused += 12
+            keep(home, store, *range(20, 20 + later))
+
+        store.before_read = fail
+        screen = await back(home, POSITIONS)
+        await home.settled()
+
+        messages = [m for _, m in screen.seen if "seq" in m or m["type"] == "skipped"]
+        assert complete(messages, POSITIONS) == {"BTCUSDT": 20 + later}
+        lost = [m["data"] for m in messages if m["type"] == "skipped"]
+        assert {data["reason"] for data in lost} == {"not_stored"}
+        assert home.hub.counters.skipped == sum(data["count"] for data in lost)
 
 
 async def test_a_ring_that_moves_on_while_the_store_is_read_leaves_no_gap(autojump_clock):
