@@ -86,7 +86,10 @@ class StoreFile:
         with self.writer.use() as connection:
             before, after = prepare(connection)
             if before == 0:
-                found(connection, new_epoch(), ceiling=0, floor=0)
+                # After another one it begins above 0: who acknowledged nothing since, as far as
+                # is known, has missed something all the same.
+                start = 1 if self.place.copies() else 0
+                found(connection, new_epoch(), ceiling=start, floor=start)
                 log.info("store created", file=str(self.place.file))
             else:
                 if before < after:

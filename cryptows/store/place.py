@@ -102,10 +102,13 @@ class Place:
         self._forget_old_ones()
         return target
 
-    def _forget_old_ones(self) -> None:
+    def copies(self) -> list[Path]:
+        """What was set aside, the oldest first: their names begin with when it was."""
         found = self.folder.glob(f"{NAME}.corrupt-*")
-        copies = [path for path in found if not path.name.endswith(COMPANIONS[1:])]
-        for old in sorted(copies)[:-KEEP_ASIDE]:  # their names begin with when it was
+        return sorted(path for path in found if not path.name.endswith(COMPANIONS[1:]))
+
+    def _forget_old_ones(self) -> None:
+        for old in self.copies()[:-KEEP_ASIDE]:
             for companion in COMPANIONS:
                 Path(f"{old}{companion}").unlink(missing_ok=True)
             log.warning("old set-aside store removed", file=str(old), kept=KEEP_ASIDE)

@@ -296,8 +296,9 @@ def test_a_damaged_or_foreign_file_is_set_aside_and_the_daemon_starts(settings, 
     ]
     assert database.file.epoch != before.file.epoch
     assert kept(database) == []
-    database.write(batch(1))
-    assert kept(database) == [1]
+    assert 0 < database.floor(["any"]) <= database.file.position  # "from the start" is not whole
+    database.write(batch(2))
+    assert kept(database) == [2]
     database.close()
 
 
@@ -307,6 +308,7 @@ def test_an_empty_file_is_a_new_store(settings, tmp_path):
     database = Database(settings)
 
     assert [p.name for p in tmp_path.iterdir() if "corrupt" in p.name] == []
+    assert database.floor(["any"]) == database.file.position == 0
     database.close()
 
 
