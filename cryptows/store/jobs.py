@@ -34,12 +34,13 @@ class Append:
 
     `ids` are those of the feed lines they came from, with the position each was acknowledged with.
     `done` is called on the Trio thread, once, in the order of the appends, with whether the events
-    are kept.
+    are kept. `late` is called after it when they were said not to be, and are after all.
     """
 
     records: tuple[Record, ...]
     ids: tuple[tuple[str, int], ...]
     done: Callable[[bool], None]
+    late: Callable[[], None] = lambda: None
 
 
 @attrs.define(eq=False)

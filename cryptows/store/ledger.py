@@ -137,9 +137,11 @@ class Ledger:
         self._settle(flight.batch)
         if not flight.late:
             self.breaker.succeeded()
-        if not flight.answered:
-            for job in flight.jobs:
+        for job in flight.jobs:
+            if not flight.answered:
                 self._answer(job, kept=True)
+            elif not self.muted:
+                job.late()
 
     def dropped(self, error: Exception) -> None:
         """Report that the flight's transaction was given up."""

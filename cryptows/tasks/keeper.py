@@ -9,6 +9,7 @@ back at once, and is delivered live but unstored: the acknowledgements say so.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
@@ -17,6 +18,7 @@ import trio
 from cryptows.broker.publisher import Held
 from cryptows.store.jobs import BATCH_BYTES, BATCH_EVENTS, Append
 from cryptows.store.writer import StoreTask
+from cryptows.tasks.clock import now_ms
 
 if TYPE_CHECKING:
     from cryptows.tasks.hub import Hub
@@ -37,12 +39,12 @@ class Keeper:
     _outcome: bool | None = attrs.field(default=None, init=False)  # whether it was stored
     _came_back: trio.Event = attrs.field(factory=trio.Event, init=False)
 
-    def turn(self, now: float, now_ms: int) -> None:
+    def turn(self, now: float, unix_ms: int) -> None:
         """Deliver the batch that came back, and send the next on its way; called in each pass."""
         self.store.used(self.hub.journal.n)
         if self._flying is not None and self._outcome is not None:
             batch, self._flying = self._flying, None
-            self.hub.publisher.settle(batch, self._outcome, now, now_ms)
+            self.hub.publisher.settle(batch, self._outcome, now, unix_ms)
             self._outcome = None
         if self._flying is None and self.hub.publisher.held:
             self._send()
@@ -55,8 +57,13 @@ class Keeper:
             for held in batch
             if held.event.id is not None and held.records
         )
-        if not self.store.put(Append(records, ids, self._done)):
+        if not self.store.put(Append(records, ids, self._done, partial(self._stored_late, ids))):
             self._done(False)
+
+    def _stored_late(self, ids: tuple[tuple[str, int], ...]) -> None:
+        """Know events that were answered `not_stored` when they are sent again."""
+        for id_, n in ids:
+            self.hub.publisher.dedup.add(id_, self.hub.journal.offset_of(n), now_ms())
 
     def _done(self, stored: bool) -> None:
         self._outcome = stored

@@ -50,6 +50,7 @@ class Answers:
     """Makes appends and notes how they were answered."""
 
     given: list[tuple[int, bool]] = attrs.field(factory=list)
+    late: list[int] = attrs.field(factory=list)  # those that were kept after all
     then: Callable[[int, bool], None] = lambda n, kept: None
 
     def append(self, *numbers: int, channel: str = "user_1_trades", id_: str | None = None):
@@ -61,7 +62,8 @@ class Answers:
             self.then(first, kept)
 
         ids = () if id_ is None else ((id_, first),)
-        return Append(tuple(record(n, channel) for n in numbers), ids, done)
+        records = tuple(record(n, channel) for n in numbers)
+        return Append(records, ids, done, lambda: self.late.append(first))
 
 
 def error_of(code: int, message: str) -> sqlite3.Error:

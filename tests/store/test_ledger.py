@@ -131,6 +131,8 @@ def test_an_overdue_commit_is_answered_while_it_goes_on(end):
     assert answers.given == [(1, False), (2, False)]
     assert ledger.is_closed
     assert not ledger.put(answers.append(3))  # else it would be stored before 1, or overtake it
+    assert ledger.last_lost(["user_1_trades"]) == 3
+    assert ledger.last_lost(["another"]) == 0
 
     if end == "commits":
         ledger.committed(3)
@@ -139,9 +141,22 @@ def test_an_overdue_commit_is_answered_while_it_goes_on(end):
         ledger.dropped(error_of(*FULL))
 
     assert len(answers.given) == 2
+    assert answers.late == ([1] if end == "commits" else [])
     assert ledger.breaker.failed_in_a_row == 1  # counted once, and a late success resets nothing
     assert ledger.put(answers.append(4))
     assert ledger.lost == {("user_1_trades", "BTC"): (3, 3)}
+
+
+def test_an_event_whose_commit_is_late_is_not_kept_until_it_is():
+    ledger, answers, _ = ledger_of()
+    ledger.put(answers.append(7))
+    ledger.begin(0)
+    assert ledger.last_lost(["user_1_trades"]) == 0  # nobody has seen it
+
+    ledger.overdue("too slow", 2)
+    assert ledger.last_lost(["user_1_trades"]) == 7
+    ledger.committed(3)
+    assert ledger.last_lost(["user_1_trades"]) == 0
 
 
 def test_an_overdue_commit_opens_it_if_it_goes_on():

@@ -32,9 +32,10 @@ class Store:
     def used(self, position: int) -> None:
         self.position = position
 
-    def commit(self, stored: bool = True) -> None:
-        """Let the oldest append come back."""
-        self.jobs.pop(0).done(stored)
+    def commit(self, stored: bool = True) -> Append:
+        """Let the oldest append come back; return it."""
+        self.jobs[0].done(stored)
+        return self.jobs.pop(0)
 
 
 def keep(home: House) -> Store:
@@ -253,3 +254,20 @@ async def test_an_id_that_comes_again_while_it_is_on_its_way_is_answered_with_it
         assert ids(screen) == ["a"]
         assert [again for *_, again in replies.told] == [False, True]
         assert len({offset for _, offset, *_ in replies.told}) == 1
+
+
+async def test_an_event_that_was_stored_after_all_is_known_when_it_comes_again(autojump_clock):
+    async with house() as home:
+        store, screen = keep(home), await owner(home)
+        await feed(home, {**trade(id="a"), "id": "t-1"})
+        late = store.commit(stored=False)  # overdue
+        await home.dispatched()
+
+        late.late()
+        replies = await home.publish({**trade(id="a"), "id": "t-1"})
+
+        assert ids(screen) == ["a"]
+        ((_, offset, delivered, error, again),) = replies.told
+        assert (delivered, error, again) == (0, None, True)
+        assert offset == late.records[0].offset
+        assert store.jobs == []
