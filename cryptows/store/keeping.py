@@ -12,15 +12,18 @@ import contextlib
 import secrets
 import sqlite3
 import string
+import threading
 from pathlib import Path
 
 import structlog
 
 from cryptows.config.settings import Settings
 from cryptows.model.errors import StartError
-from cryptows.store import link
+from cryptows.store import link, rows
+from cryptows.store.doubt import DoubtFile
 from cryptows.store.link import Connect, Link, is_damage
 from cryptows.store.place import Place, unusable
+from cryptows.store.rows import Marks, Stream
 from cryptows.store.schema import ForeignError, check_owner, number, prepare, transaction
 
 log = structlog.get_logger()
@@ -31,6 +34,8 @@ EPOCH = 6  # characters of 36: a chance of 1 in 2e9 that a lost history's epoch 
 RESERVE = 100_000_000
 # Positions that an orderly end skips: something may still be announced while the store closes.
 CLOSE_GAP = 1000
+# By how much `seq` goes on when an unknown number of a stream's events was lost before a start.
+SEQ_GAP = 1_000_000
 QUICK_CHECK = 64 << 20  # bytes; a larger file is not read whole before the daemon starts
 
 
@@ -57,8 +62,12 @@ class StoreFile:
         self.writer = Link(self._open_writer)
         self.reader = Link(lambda: self._open(cache_kib=4096))
         self.keeper = Link(lambda: self._open(cache_kib=1024))
+        self._doubt: DoubtFile | None = None
+        self._doubting = threading.Lock()
+        self.in_doubt = False  # as the file of doubts says
         try:
             self._start()
+            self._heed_doubt()
         except StartError:
             self._give_up()
             raise
@@ -105,6 +114,35 @@ class StoreFile:
             self.position = self.top = max(reserved, last)
             set_ceiling(connection, self.top + RESERVE)
             self.ceiling = self.top + RESERVE
+
+    def _heed_doubt(self) -> None:
+        """Take note of what the last run lost and could not write into the database."""
+        self._doubt = DoubtFile(self.place.doubt)
+        lost = self._doubt.read()
+        if lost is not None and lost.epoch in (self.epoch, None):
+            with self.writer.use() as connection, transaction(connection):
+                if lost.marks is not None:
+                    rows.insert_streams(connection, lost.marks)
+                else:
+                    rows.raise_floor(connection, self.position, SEQ_GAP)
+            known = "some events" if lost.marks is None else f"events of {len(lost.marks)} streams"
+            log.warning("the last run could not store what it delivered", lost=known)
+        if lost is not None:
+            self._doubt.clear()
+
+    def doubt(self, lost: bool) -> None:
+        """Note on disk whether events were lost that the database does not know; OSError.
+
+        May be called beside the writer, who may hang; nothing is done any more after close().
+        """
+        with self._doubting:
+            if self._doubt is None or lost == self.in_doubt:
+                return
+            if lost:
+                self._doubt.write(self.epoch, None)
+            else:
+                self._doubt.clear()
+            self.in_doubt = lost
 
     def _open(self, cache_kib: int) -> sqlite3.Connection:
         connection = self._connect(self.place.file, self._patience)
@@ -154,21 +192,41 @@ class StoreFile:
             set_ceiling(connection, ceiling)
         self.ceiling = ceiling
 
-    def close(self, position: int | None) -> None:
+    def close(self, position: int | None, lost: dict[Stream, Marks]) -> None:
         """Close the file and give up the folder. Never raises.
 
         `position` is the last number handed out. Without it the next start skips numbers, as it
-        does after a crash.
+        does after a crash. `lost`: what the database does not know yet.
         """
         try:
-            if position is not None:
-                with self.writer.use() as connection:
-                    set_ceiling(connection, max(position, self.top) + CLOSE_GAP)
+            if position is not None or lost:
+                with self.writer.use() as connection, transaction(connection):
+                    rows.insert_streams(connection, lost)
+                    if position is not None:
+                        set_ceiling(connection, max(position, self.top) + CLOSE_GAP)
+            lost = {}
         except sqlite3.Error as error:
             log.warning("store closed without its last position", error=str(error))
+        self._leave_doubt(lost)
         self._give_up()
 
+    def _leave_doubt(self, lost: dict[Stream, Marks]) -> None:
+        with self._doubting:
+            file, self._doubt = self._doubt, None
+            if file is None:
+                return
+            try:
+                if lost:
+                    file.write(self.epoch, lost)
+                elif self.in_doubt:
+                    file.clear()
+            except OSError as error:
+                log.warning("what was lost could not be noted", error=str(error))
+            file.close()
+
     def _give_up(self) -> None:
+        if self._doubt is not None:
+            self._doubt.close()
         for connection in (self.reader, self.keeper, self.writer):  # the last one checkpoints
             connection.close()
         self.place.leave()

@@ -106,6 +106,12 @@ class Ledger:
         lost = (n for (name, _), (_, n) in self.lost.items() if name in channels)
         return max(itertools.chain(late, lost), default=0)
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether events went out of which the file may not know that they are not kept."""
+        late = self.flight is not None and self.flight.answered and bool(self.flight.jobs)
+        return bool(self.lost) or late
+
     # -- commits -----------------------------------------------------------------------------------
 
     def begin(self, now: float) -> Batch:

@@ -21,6 +21,7 @@ from cryptows.model.errors import StartError
 log = structlog.get_logger()
 
 NAME = "cryptows.db"
+DOUBT = "cryptows.lost"
 COMPANIONS = ("", "-wal", "-shm")  # SQLite finds the last two by name
 KEEP_ASIDE = 5  # a disk that corrupts again and again must not be filled with copies
 
@@ -56,6 +57,11 @@ class Place:
     def file(self) -> Path:
         """The database."""
         return self.folder / NAME
+
+    @property
+    def doubt(self) -> Path:
+        """The file that says whether events were lost."""
+        return self.folder / DOUBT
 
     def prepare(self) -> None:
         """See to it that the database is there, be it empty, and that only its owner reads it.

@@ -101,6 +101,18 @@ def insert_streams(connection: sqlite3.Connection, streams: Mapping[Stream, Mark
     STREAMS.insert(connection, [v for stream, marks in streams.items() for v in (*stream, *marks)])
 
 
+def raise_floor(connection: sqlite3.Connection, floor: int, gap: int) -> None:
+    """Note that anything up to a position may be missing, and up to `gap` events of each stream."""
+    connection.execute("UPDATE meta SET value = max(value, ?) WHERE key = 'floor'", (floor,))
+    connection.execute("UPDATE streams SET seq = seq + ?", (gap,))
+    connection.execute(
+        "INSERT INTO streams SELECT channel, symbol, max(seq) + ?, 0 FROM events"
+        " WHERE n > (SELECT value FROM meta WHERE key = 'swept') GROUP BY channel, symbol "
+        + NEWER_MARKS,
+        (gap,),
+    )
+
+
 def sweep(connection: sqlite3.Connection, most: int) -> int:
     """Put the oldest events that have none in their places; return how many."""
     swept = number(connection, "SELECT value FROM meta WHERE key = 'swept'")

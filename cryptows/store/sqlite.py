@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from cryptows.config.settings import Settings
@@ -16,7 +16,7 @@ from cryptows.store import prune, rows
 from cryptows.store.jobs import Batch
 from cryptows.store.keeping import RESERVE, StoreFile, set_ceiling
 from cryptows.store.link import WAL_LIMIT, Connect, connect
-from cryptows.store.rows import StoredEvent, Stream
+from cryptows.store.rows import Marks, StoredEvent, Stream
 from cryptows.store.schema import transaction
 
 Step = Callable[[sqlite3.Connection], int]
@@ -207,11 +207,16 @@ class Database:
             seqs[stream] = max(seq, seqs.get(stream, 0))
         return {(channel, symbol or None): seq for (channel, symbol), seq in seqs.items()}
 
-    def close(self, position: int | None = None) -> None:
-        """Close the file; `position` is the last number handed out. Never raises."""
+    def close(
+        self, position: int | None = None, lost: Mapping[Stream, Marks] | None = None
+    ) -> None:
+        """Close the file; `position` is the last number handed out. Never raises.
+
+        `lost`: the events that are not kept and not written down, as of when it is closed.
+        """
         try:
             while self.sweep() == SWEEP:
                 pass
         except sqlite3.Error:
             pass  # the next start looks at the events since the last one
-        self.file.close(position)
+        self.file.close(position, dict(lost or {}))

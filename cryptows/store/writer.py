@@ -51,7 +51,8 @@ class StoreTask:
         self._reader = Reader(database, self._timeout, hop, self._read_failed)
         self._used: int | None = None
         self._flush = False  # whether there is something to write though no append waits
-        self._work, self._alarm = trio.Event(), trio.Event()
+        self._work, self._alarm, self._doubt = trio.Event(), trio.Event(), trio.Event()
+        self._hop, self._noting = hop, trio.CapacityLimiter(1)
         self._shield = trio.CancelScope(shield=True)
         self._started, self._ended = False, trio.Event()
 
@@ -93,6 +94,7 @@ class StoreTask:
         Then `done` is not called. Otherwise it is, later, and never from inside this call.
         """
         if not self._ledger.put(job):
+            self._doubt.set()
             return False
         self._work.set()
         if self._ledger.backlog.is_full:
@@ -162,6 +164,7 @@ class StoreTask:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._watch)
                 nursery.start_soon(self._house.run, self._before_chores)
+                nursery.start_soon(self._note_doubt)
                 task_status.started()
                 with self._shield:
                     await self._write()
@@ -176,7 +179,8 @@ class StoreTask:
         position = None if self._ledger.muted else self._used
         deadline = trio.current_time() + self._timeout
         with trio.CancelScope(shield=True, deadline=deadline) as patience:
-            await self._house.write(functools.partial(self.database.close, position))
+            lost = self._ledger.lost
+            await self._house.write(functools.partial(self.database.close, position, lost))
         if patience.cancelled_caught:
             log.error("store left behind, as the disk takes too long")
         self._ended.set()
@@ -233,6 +237,7 @@ class StoreTask:
         try:
             await self._house.write(call)
         except (sqlite3.Error, OSError, Unstorable) as error:
+            self._doubt.set()
             return error
         return None
 
@@ -245,6 +250,7 @@ class StoreTask:
                 with trio.move_on_at(flight.due if flight else trio.current_time() + self._timeout):
                     await self._alarm.wait()
                 self._alarm = trio.Event()
+                self._doubt.set()
                 now = trio.current_time()
                 if ledger.backlog.is_full:
                     ledger.overdue(f"{ledger.backlog.events} events wait for the disk", now)
@@ -256,9 +262,30 @@ class StoreTask:
         finally:
             self._stop()
 
+    async def _note_doubt(self) -> None:
+        """Keep a note on disk while events went out that the database does not know.
+
+        Beside the writer, who may hang. Once the store closes, close() says what is the case.
+        """
+        file, failing = self.database.file, False
+        while not self._ledger.closing:
+            await self._doubt.wait()
+            self._doubt = trio.Event()
+            lost = self._ledger.in_doubt
+            if lost == file.in_doubt:
+                continue
+            try:
+                await self._hop(functools.partial(file.doubt, lost), self._noting)
+                failing = False
+            except OSError as error:
+                if not failing:
+                    log.warning("that events were lost could not be noted", error=str(error))
+                failing = True
+
     def _before_chores(self) -> bool:
         """Have cursors written that no append took along; return whether chores are worth it."""
         ledger = self._ledger
+        self._doubt.set()
         if ledger.is_closed and (ledger.cursors or ledger.lost):
             self._flush = True
             self._work.set()
@@ -267,6 +294,7 @@ class StoreTask:
     def _failed(self, error: Exception) -> None:
         self._ledger.failed(error, trio.current_time())
         self._work.set()
+        self._doubt.set()
 
     def _read_failed(self, error: Exception) -> None:
         self._ledger.read_failed(error, trio.current_time())
