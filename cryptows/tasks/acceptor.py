@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-BURST = 64  # connections accepted before other tasks get a turn
+BURST = 16  # connections accepted before other tasks get a turn: some 4 ms of handshakes
 EXTRA = 256  # connections beyond limits.connections that may still ask for statistics or be refused
 PAUSE = 0.1  # seconds to wait when there are no descriptors left
 
