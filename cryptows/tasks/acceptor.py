@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-BURST = 16  # connections accepted before other tasks get a turn: some 4 ms of handshakes
+# Handshakes that begin together go on together, all in each turn of the loop: so few at once.
+BURST = 4
+BREATH = 0.001  # seconds after as many, which is about what they take
 EXTRA = 256  # connections beyond limits.connections that may still ask for statistics or be refused
 PAUSE = 0.1  # seconds to wait when there are no descriptors left
 
@@ -86,6 +88,8 @@ class Acceptor:
                     delay = self._rate.delay(trio.current_time())
                     if delay:
                         await trio.sleep(delay)
+                else:
+                    await trio.sleep(BREATH)
 
     def _start(self, accepted: socket.socket, peer: object) -> None:
         accepted.setblocking(False)
