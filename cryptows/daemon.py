@@ -1,8 +1,8 @@
-"""The daemon: opens everything, runs the tasks in one nursery, and ends them in the right order.
+"""The daemon: runs the tasks in one nursery, and ends them in the right order.
 
-What can fail fails before READY: keys, sockets, store. A stop refuses new clients at once, lets the
-producers have their answers, says 1012 to every client within `server.drain`, closes the store last
-and ends with exit 0. A second signal ends it without further goodbyes.
+What can fail fails before READY, in `opening.py`: keys, sockets, store. A stop refuses new clients
+at once, lets the producers have their answers, says 1012 to every client within `server.drain`,
+closes the store last and ends with exit 0. A second signal ends it without further goodbyes.
 """
 
 from __future__ import annotations

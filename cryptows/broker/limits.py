@@ -3,8 +3,7 @@
 A client is a user, over all his connections, dialects and transports; without a token it is an
 address, or where that is not known, one session. `RequestLimiter` keeps for each the times of the
 last requests that passed, which makes it exact: request number `requests` + 1 passes when the first
-is `window` seconds old, not before.
-How many connections there may be is in `admission`.
+is `window` seconds old, not before. How many connections there may be is in `admission`.
 """
 
 from __future__ import annotations
@@ -181,8 +180,9 @@ class Bans:
         """Return when the ban of this user or this address ends, or None if there is none."""
         if not self._until:
             return None
-        ends = [self._until.get(key, -math.inf) for key in _banned_keys(user_id, address)]
-        return max(ends, default=-math.inf) if max(ends, default=-math.inf) > now else None
+        keys = _banned_keys(user_id, address)
+        end = max((self._until.get(key, -math.inf) for key in keys), default=-math.inf)
+        return end if end > now else None
 
     def remaining(self, key: str, now: float) -> float:
         """Return for how many seconds a `client_key` is still banned; 0 if it is not."""

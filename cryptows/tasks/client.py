@@ -120,10 +120,6 @@ class Client(Sender):
         """Close the connection as the dialect does; has its own deadline."""
         raise NotImplementedError
 
-    def broken(self) -> None:
-        """The socket is gone; the reading side notices and cleans up."""
-        raise NotImplementedError
-
     def gone(self, code: int) -> None:
         """Forget the client; called once by its task, whatever ended it."""
         if self.session.state is State.ENDED:

@@ -89,19 +89,20 @@ class Dashboard(SocketIoClient):
             return
         self._asked_before = True
         pid, lost = auth.get("pid"), None
+        if not isinstance(pid, str):
+            pid = ""  # nobody's
         try:
             identity = self._identify(auth.get("token"), now)
-            if isinstance(pid, str):
-                # Before it is counted: what it recovers may be the one connection too many.
-                lost = self._take(pid, auth.get("offset"), identity, now)
+            # Before it is counted: what it recovers may be the one connection too many.
+            lost = self._take(pid, auth.get("offset"), identity, now)
             self._sit_down(identity)
         except Unwelcome as unwelcome:
-            if lost is not None and isinstance(pid, str):
+            if lost is not None:
                 self.mount.lose(pid, lost)  # it may try once more
             self.hub.counters.refused(unwelcome.data["code"])
             self.refuse(wish.namespace, unwelcome.message, unwelcome.data)
             return
-        if lost is None or not isinstance(pid, str):
+        if lost is None:
             self.begin(identity)
             return
         self.session = Session(lost.sid, identity, self.seat.address, since=now)

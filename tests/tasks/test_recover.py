@@ -40,6 +40,18 @@ def back(granted: dict[str, str], offset: str, user: str | None = "123") -> dict
     return auth if user is None else {**auth, "token": token(user)}
 
 
+async def recovering(door: Door) -> tuple[Client, dict[str, str], str]:
+    """Return a client that has come back and waits for the end of a pass, as `start` does."""
+    client, granted, offset = await start(door)
+    await lose(door, client)
+    await signal(door, 1)
+    await door.settled()
+    door.hub.writing = True
+    again = await connect(door, back(granted, offset))
+    await door.settled()
+    return again, granted, offset
+
+
 async def signal(door: Door, price: int) -> None:
     await door.publish("trading_signal", {"price": price})
     await trio.sleep(0.01)  # the dispatcher gathers events for a moment
@@ -260,13 +272,7 @@ async def test_the_older_connection_is_evicted(autojump_clock):
 
 async def test_who_is_still_recovering_is_evicted_too(autojump_clock):
     async with daemon() as door:
-        client, granted, offset = await start(door)
-        await lose(door, client)
-        await signal(door, 1)
-        await door.settled()
-        door.hub.writing = True  # the recovery waits for the end of a pass
-        second = await connect(door, back(granted, offset))
-        await door.settled()
+        second, granted, offset = await recovering(door)
 
         third = await connect(door, back(granted, offset))
         await door.settled()
@@ -369,13 +375,7 @@ async def test_many_missed_events_come_in_pieces_and_live_ones_after_them(autoju
 
 async def test_a_client_lost_again_while_it_recovers_may_try_once_more(autojump_clock):
     async with daemon() as door:
-        client, granted, offset = await start(door)
-        await lose(door, client)
-        await signal(door, 1)
-        await door.settled()
-        door.hub.writing = True  # the recovery waits for the end of a pass
-        second = await connect(door, back(granted, offset))
-        await door.settled()
+        second, granted, offset = await recovering(door)
 
         await lose(door, second)
         door.hub.end_pass()

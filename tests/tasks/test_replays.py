@@ -476,18 +476,24 @@ async def test_without_an_answer_of_the_store_only_the_ring_counts_as_kept(autoj
         assert set(numbers(screen)) >= {3, 4, 5}
 
 
+def prune_before_the_second_page(store: Store) -> None:
+    """Let the store lose the first four events while a client recovers them."""
+
+    def prune() -> None:
+        if len(store.asked) == 2:
+            store.events = store.events[4:]
+            store.floors[POSITIONS] = 4
+            store.counters.pruned += 4
+
+    store.before_read = prune
+
+
 async def test_what_is_pruned_while_it_is_read_is_told(autojump_clock):
     async with house(SMALL_RING) as home:
         store = stored(home, page=2)
         keep(home, store, *range(8))
 
-        def prune() -> None:
-            if len(store.asked) == 2:  # before the second page
-                store.events = store.events[4:]
-                store.floors[POSITIONS] = 4
-                store.counters.pruned += 4
-
-        store.before_read = prune
+        prune_before_the_second_page(store)
         screen = await back(home, POSITIONS)
         await home.settled()
 
@@ -502,13 +508,7 @@ async def test_what_is_pruned_of_who_knows_which_streams_is_told_as_a_stretch(au
         store = stored(home, page=2)
         keep(home, store, *range(8))
 
-        def prune() -> None:
-            if len(store.asked) == 2:
-                store.events = store.events[4:]
-                store.floors[POSITIONS] = 4
-                store.counters.pruned += 4
-
-        store.before_read = prune
+        prune_before_the_second_page(store)
         screen = await back(home, POSITIONS)
         await home.settled()
 
